@@ -1,0 +1,345 @@
+// Package sqllex tells what a statement text is before it is sent: how many
+// statements it holds, whether it controls a transaction, and whether it can
+// leave something behind in its session.
+//
+// It cuts the text into tokens exactly as PostgreSQL does and looks at keywords
+// and names; it does not parse. Where tokens are not enough to decide, the answer
+// is the careful one: not [Plain], or one flag too many. It is a trip-wire
+// against mistakes, not a wall: a function, view or rule hides its body from any
+// reader of the text. It assumes standard_conforming_strings = on and an ASCII
+// superset as client encoding.
+package sqllex
+
+import (
+	"strings"
+	"unsafe"
+)
+
+// Flags says what a text contains. "First" is the first statement that is not
+// empty, "any" is every statement.
+type Flags uint32
+
+const (
+	// Empty: no statement at all; only white space, comments and semicolons.
+	Empty Flags = 1 << iota
+	// Multi: more than one statement that is not empty.
+	Multi
+	// Plain: at most one statement, and nothing in it can leave session state, a
+	// session lock or a temporary object: SELECT without INTO, INSERT, UPDATE,
+	// DELETE, MERGE, VALUES, TABLE, WITH, SHOW, FETCH, MOVE, savepoints, and
+	// transaction control without CHAIN. An empty text is plain.
+	Plain
+	// Begin: the first statement is BEGIN or START TRANSACTION.
+	Begin
+	// End: the first statement is COMMIT, END, ABORT or ROLLBACK (not TO).
+	End
+	// RollbackTo: any statement is ROLLBACK TO.
+	RollbackTo
+	// TxControl: any statement begins or ends a transaction, PREPARE TRANSACTION
+	// and COMMIT or ROLLBACK PREPARED included. Savepoints are not meant.
+	TxControl
+	// SetTransaction: the first statement is SET TRANSACTION, SET of a
+	// transaction_… setting, or SET CONSTRAINTS.
+	SetTransaction
+	// Writes: the verb of the first statement writes for sure.
+	Writes
+	// Discard: any statement is PREPARE, DEALLOCATE or DISCARD.
+	Discard
+	// DropsPrepared: any statement is DISCARD ALL or DEALLOCATE ALL.
+	DropsPrepared
+	// ClusterWide: any statement is CREATE, ALTER or DROP of a role, database or
+	// tablespace, or ALTER SYSTEM. No reset of a session undoes these.
+	ClusterWide
+	// StrictRefused: the strict guard refuses the text: it starts with anything
+	// but a query, a data change, transaction control or a savepoint, holds a
+	// second statement, an unterminated token, a U& form or a NUL byte, or names
+	// a function that reaches around the guard.
+	StrictRefused
+	// Unterminated: the text ends inside a string, quoted identifier or comment.
+	Unterminated
+)
+
+// Verdict is the answer of [Scan].
+type Verdict struct {
+	Flags Flags
+	// FirstEnd is the offset just past the semicolon that ends the first
+	// statement, or the length of the text if none does.
+	FirstEnd int
+}
+
+// Has reports whether all flags of f are set.
+func (v Verdict) Has(f Flags) bool { return v.Flags&f == f }
+
+// Scan classifies sql. It does not allocate and never fails: a text that
+// PostgreSQL would reject gets flags like any other.
+func Scan(sql string) Verdict {
+	var s scanner
+	text := sql
+	if i := strings.IndexByte(sql, 0); i >= 0 {
+		// The server stops reading here.
+		text = sql[:i]
+		s.flags |= StrictRefused
+		s.sticky = true
+	}
+	s.lexer.src = text
+	s.run()
+	v := Verdict{Flags: s.flags, FirstEnd: s.firstEnd}
+	if v.FirstEnd == 0 {
+		v.FirstEnd = len(sql)
+	}
+	return v
+}
+
+// ScanBytes is Scan for a text in a buffer. It keeps no reference to it.
+func ScanBytes(sql []byte) Verdict {
+	//nolint:gosec // the string does not outlive the call, so the buffer cannot change under it
+	return Scan(unsafe.String(unsafe.SliceData(sql), len(sql)))
+}
+
+// headLen is how many words of a statement decide its kind:
+// CREATE OR REPLACE LOCAL TEMP is the longest.
+const headLen = 5
+
+// statement is what is known of the statement being read.
+type statement struct {
+	tokens int           // tokens behind leading parentheses
+	head   [headLen]word // the first of them
+	depth  int           // open parentheses
+
+	prev     token // kind of the last token, tokEOF at the start
+	prevWord word
+
+	body     bool // inside BEGIN ATOMIC … END, whose semicolons do not end it
+	bodyStmt bool // the next token starts a statement of that body
+	query    bool // SELECT, VALUES or TABLE seen outside parentheses
+	dataInto bool // the last INSERT or MERGE was a verb, so INTO behind it is its own
+	copyFrom bool
+}
+
+type scanner struct {
+	lexer lexer
+	stmt  statement
+
+	flags      Flags
+	statements int
+	sticky     bool // something that Plain excludes was seen anywhere
+	firstEnd   int  // 0 while no semicolon ended the first statement
+}
+
+func (s *scanner) run() {
+	for {
+		tok := s.lexer.next()
+		if tok == tokEOF {
+			break
+		}
+		if tok == tokSemicolon && s.stmt.depth == 0 && !s.stmt.body {
+			s.finish(s.lexer.pos)
+			continue
+		}
+		s.token(tok)
+	}
+	s.finish(0)
+	if s.lexer.unterminated {
+		s.flags |= Unterminated | StrictRefused
+		s.sticky = true
+	}
+	switch {
+	case s.statements == 0:
+		s.flags |= Empty | Plain
+	case s.statements > 1:
+		s.flags |= Multi | StrictRefused
+		s.sticky = true
+	}
+	if s.sticky {
+		s.flags &^= Plain
+	}
+}
+
+// token takes one token of the current statement.
+func (s *scanner) token(tok token) {
+	st := &s.stmt
+	w := wOther
+	switch tok {
+	case tokWord:
+		w = lookup(s.lexer.text())
+	case tokQuoted:
+		if w = lookup(s.lexer.text()); !w.isName() {
+			w = wOther
+		}
+	case tokUnicode:
+		// Escapes could spell any name.
+		s.flags |= StrictRefused
+		s.sticky = true
+	case tokOpen:
+		st.depth++
+	case tokClose:
+		st.depth = max(st.depth-1, 0)
+	}
+	leading := st.tokens == 0 && tok == tokOpen
+	if !leading {
+		if st.tokens < headLen {
+			st.head[st.tokens] = w
+		}
+		st.tokens++
+		s.inner(w)
+	}
+	st.bodyStmt = st.body && (tok == tokSemicolon && st.depth == 0 || w == wAtomic && st.prevWord == wBegin)
+	st.prev, st.prevWord = tok, w
+}
+
+// inner looks at words that matter wherever they stand.
+func (s *scanner) inner(w word) {
+	st := &s.stmt
+	switch w {
+	case wStickyRefused:
+		s.flags |= StrictRefused
+		s.sticky = true
+	case wSticky:
+		s.sticky = true
+	case wRefused:
+		s.flags |= StrictRefused
+	case wSelect, wValues, wTable:
+		st.query = st.query || st.depth == 0
+	case wInsert, wMerge:
+		// Both are also legal names of columns, and SELECT insert INTO t creates a
+		// table. They are verbs at the start, in WITH x AS (INSERT …), and in
+		// WITH … INSERT as long as no query has started.
+		st.dataInto = st.tokens == 1 || st.prev == tokOpen ||
+			st.head[0] == wWith && st.depth == 0 && !st.query
+	case wInto:
+		if !(st.dataInto && (st.prevWord == wInsert || st.prevWord == wMerge)) {
+			s.sticky = true
+		}
+	case wFrom:
+		st.copyFrom = st.copyFrom || st.head[0] == wCopy && st.depth == 0
+	case wAtomic:
+		st.body = st.body || st.prevWord == wBegin && st.depth == 0 && st.createsRoutine()
+	case wEnd:
+		// Only the END of the body can stand where a statement would start; that
+		// of a CASE, or a column label, cannot.
+		if st.bodyStmt {
+			st.body = false
+		}
+	}
+}
+
+// createsRoutine reports CREATE [OR REPLACE] FUNCTION or PROCEDURE.
+func (st *statement) createsRoutine() bool {
+	return st.head[0] == wCreate &&
+		(st.head[1] == wRoutine || st.head[1] == wOr && st.head[3] == wRoutine)
+}
+
+// finish ends the current statement, which may be empty, at the offset behind its
+// semicolon, 0 if it has none.
+func (s *scanner) finish(end int) {
+	if s.stmt.prev != tokEOF {
+		s.statements++
+		f := s.stmt.flags()
+		if s.statements == 1 {
+			s.firstEnd = end
+		} else {
+			f &^= Begin | End | SetTransaction | Writes | Plain
+		}
+		s.flags |= f
+	}
+	s.stmt = statement{}
+}
+
+// flags judges a whole statement by its first words.
+func (st *statement) flags() Flags {
+	h := &st.head
+	switch h[0] {
+	case wSelect, wWith, wValues, wTable:
+		return Plain
+	case wInsert, wUpdate, wDelete, wMerge:
+		return Plain | Writes
+	case wSavepoint, wRelease:
+		return Plain
+	case wShow, wFetch, wMove:
+		return Plain | StrictRefused
+	case wBegin, wStart:
+		return Plain | TxControl | Begin
+	case wCommit, wEnd, wAbort, wRollback:
+		return st.endFlags()
+	case wPrepare:
+		if h[1] == wTransaction {
+			return Discard | TxControl | StrictRefused
+		}
+		return Discard | StrictRefused
+	case wDeallocate:
+		if h[1] == wAll || h[1] == wPrepare && h[2] == wAll {
+			return Discard | DropsPrepared | StrictRefused
+		}
+		return Discard | StrictRefused
+	case wDiscard:
+		if h[1] == wAll {
+			return Discard | DropsPrepared | StrictRefused
+		}
+		return Discard | StrictRefused
+	case wSet:
+		return st.setFlags()
+	case wCreate, wAlter, wDrop:
+		return st.ddlFlags()
+	case wCopy:
+		if st.copyFrom {
+			return Writes | StrictRefused
+		}
+	case wWriter:
+		return Writes | StrictRefused
+	}
+	return StrictRefused
+}
+
+// endFlags judges COMMIT, END, ABORT and ROLLBACK.
+func (st *statement) endFlags() Flags {
+	for _, w := range st.head[1:] {
+		switch w {
+		case wTo:
+			return Plain | RollbackTo
+		case wPrepared:
+			return TxControl | StrictRefused
+		case wAnd:
+			// AND CHAIN starts a transaction without the settings of the first.
+			return TxControl | End
+		}
+	}
+	return Plain | TxControl | End
+}
+
+func (st *statement) setFlags() Flags {
+	i := 1
+	if st.head[i] == wLocal || st.head[i] == wSession {
+		i++
+	}
+	switch st.head[i] {
+	case wTransaction, wTxSetting, wConstraints:
+		return SetTransaction | StrictRefused
+	}
+	return StrictRefused
+}
+
+func (st *statement) ddlFlags() Flags {
+	h := &st.head
+	switch h[1] {
+	case wClusterObject, wSystem:
+		return Writes | ClusterWide | StrictRefused
+	case wUser:
+		// USER MAPPING FOR and USER MAPPING IF EXISTS belong to one database;
+		// anything else behind MAPPING means a role of that name.
+		if h[2] == wMapping && (h[3] == wFor || h[3] == wIf) {
+			return Writes | StrictRefused
+		}
+		return Writes | ClusterWide | StrictRefused
+	}
+	i := 1
+	if h[i] == wOr {
+		i += 2
+	}
+	if h[i] == wLocal {
+		i++
+	}
+	if h[0] == wCreate && h[i] == wTemp {
+		return StrictRefused // some temporary objects may be written in a read-only transaction
+	}
+	return Writes | StrictRefused
+}
