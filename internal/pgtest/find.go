@@ -1,0 +1,146 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// ErrNotInstalled reports that a server program is not on this machine; the text around it says what to install.
+var ErrNotInstalled = errors.New("not installed")
+
+const (
+	binEnv     = "SHARDEDPG_PGBIN"
+	bouncerEnv = "SHARDEDPG_PGBOUNCER"
+)
+
+// serverFolders are the places where packages put a server, besides PATH: Debian and PGDG, Homebrew, Postgres.app, the
+// EDB installer, Alpine, a build from source.
+var serverFolders = []string{
+	"/usr/lib/postgresql/*/bin",
+	"/usr/pgsql-*/bin",
+	"/opt/homebrew/opt/postgresql@*/bin",
+	"/usr/local/opt/postgresql@*/bin",
+	"/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
+	"/Applications/Postgres.app/Contents/Versions/*/bin",
+	"/Library/PostgreSQL/*/bin",
+	"/usr/libexec/postgresql*",
+	"/usr/local/pgsql/bin",
+}
+
+// binaries is one installation of the server.
+type binaries struct {
+	dir     string
+	version string // what postgres --version prints
+	major   int
+}
+
+func (b binaries) path(name string) string { return filepath.Join(b.dir, name) }
+
+// findServer returns the newest installation, or the one of the wanted major version.
+func findServer(ctx context.Context, major int) (binaries, error) {
+	found := map[string]bool{}
+	for _, dir := range candidateFolders(ctx) {
+		if dir == "" || found[dir] || !executable(filepath.Join(dir, "postgres")) || !executable(filepath.Join(dir, "initdb")) {
+			continue
+		}
+		found[dir] = true
+		b, err := inspect(ctx, dir)
+		if err != nil {
+			return binaries{}, err
+		}
+		if major == 0 || b.major == major {
+			return b, nil
+		}
+	}
+	name := "PostgreSQL"
+	if major != 0 {
+		name += " " + strconv.Itoa(major)
+	}
+	where := ""
+	if dir := os.Getenv(binEnv); dir != "" {
+		where = fmt.Sprintf(" in %s=%q", binEnv, dir)
+	}
+	return binaries{}, fmt.Errorf("pgtest: %s server: %w%s; run script/setup, or install it (apt-get install postgresql | dnf install "+
+		"postgresql-server | brew install postgresql), or set %s to the folder with initdb and postgres", name, ErrNotInstalled, where, binEnv)
+}
+
+// candidateFolders lists folders in the order of preference. A set SHARDEDPG_PGBIN (a path list) is the only source: who
+// names a version must never be given another one.
+func candidateFolders(ctx context.Context) []string {
+	if list := os.Getenv(binEnv); list != "" {
+		return filepath.SplitList(list)
+	}
+	var dirs []string
+	for _, pattern := range serverFolders {
+		matches, _ := filepath.Glob(pattern) // the only error is a malformed pattern
+		dirs = append(dirs, matches...)
+	}
+	slices.SortStableFunc(dirs, func(a, b string) int { return majorInPath(b) - majorInPath(a) })
+	if path, err := exec.LookPath("postgres"); err == nil {
+		// initdb looks for postgres beside itself, so a link in PATH has to be followed.
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		dirs = append(dirs, filepath.Dir(path))
+	}
+	if path, err := exec.LookPath("pg_config"); err == nil {
+		if out, err := exec.CommandContext(ctx, path, "--bindir").Output(); err == nil {
+			dirs = append(dirs, strings.TrimSpace(string(out)))
+		}
+	}
+	return dirs
+}
+
+var digits = regexp.MustCompile(`\d+`)
+
+func majorInPath(path string) int {
+	n, _ := strconv.Atoi(digits.FindString(path)) // no digits: 0, the end of the list
+	return n
+}
+
+var inspected sync.Map // folder → binaries
+
+func inspect(ctx context.Context, dir string) (binaries, error) {
+	if b, ok := inspected.Load(dir); ok {
+		return b.(binaries), nil
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
+	if err != nil {
+		return binaries{}, fmt.Errorf("pgtest: %s/postgres --version: %w", dir, err)
+	}
+	b := binaries{dir: dir, version: strings.TrimSpace(string(out))}
+	b.major = majorInPath(b.version)
+	inspected.Store(dir, b)
+	return b, nil
+}
+
+// findBouncer returns the path of pgbouncer. Debian installs it in /usr/sbin, which is often not in a user's PATH.
+func findBouncer() (string, error) {
+	if path := os.Getenv(bouncerEnv); path != "" {
+		return path, nil
+	}
+	if path, err := exec.LookPath("pgbouncer"); err == nil {
+		return path, nil
+	}
+	for _, path := range []string{"/usr/sbin/pgbouncer", "/opt/homebrew/opt/pgbouncer/bin/pgbouncer", "/usr/local/opt/pgbouncer/bin/pgbouncer"} {
+		if executable(path) {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("pgtest: PgBouncer: %w; run script/setup, or install it (apt-get install pgbouncer | dnf install pgbouncer | "+
+		"brew install pgbouncer), or set %s to the program", ErrNotInstalled, bouncerEnv)
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.IsDir() && info.Mode()&0o111 != 0
+}

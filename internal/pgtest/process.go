@@ -1,0 +1,50 @@
+package pgtest
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+)
+
+// process is a started program that ends with this one.
+type process struct {
+	command *exec.Cmd
+	done    chan struct{} // closed when the program has ended
+	err     error         // how it ended; valid after done
+}
+
+// startProcess starts the command and watches it. On Linux the kernel signals the program when the thread that started it
+// ends, so that thread is kept for as long as the program runs: Go would otherwise end it at will.
+func startProcess(command *exec.Cmd) (*process, error) {
+	p := &process{command: command, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := command.Start(); err != nil {
+			started <- err
+			return
+		}
+		started <- nil
+		p.err = command.Wait()
+		close(p.done)
+	}()
+	return p, <-started
+}
+
+func (p *process) pid() int { return p.command.Process.Pid }
+
+func (p *process) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// end signals the program and waits until it is gone.
+func (p *process) end(signal os.Signal) {
+	_ = p.command.Process.Signal(signal) // the only failure is that it has ended already
+	<-p.done
+}
