@@ -175,13 +175,14 @@ func (s *scanner) token(tok token) {
 	case tokClose:
 		st.depth = max(st.depth-1, 0)
 	}
-	leading := st.tokens == 0 && tok == tokOpen
-	if !leading {
+	if st.tokens > 0 || tok != tokOpen { // parentheses in front are skipped
 		if st.tokens < headLen {
 			st.head[st.tokens] = w
 		}
 		st.tokens++
-		s.inner(w)
+		if w != wOther {
+			s.inner(w)
+		}
 	}
 	st.bodyStmt = st.body && (tok == tokSemicolon && st.depth == 0 || w == wAtomic && st.prevWord == wBegin)
 	st.prev, st.prevWord = tok, w

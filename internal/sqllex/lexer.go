@@ -78,11 +78,18 @@ func (l *lexer) next() token {
 
 // word reads an unquoted identifier, or the string or identifier it introduces.
 func (l *lexer) word(c byte) token {
-	start := l.pos
-	for l.pos++; l.pos < len(l.src) && isIdentPart(l.src[l.pos]); {
-		l.pos++
+	n := 0
+	i := l.pos
+	for ; i < len(l.src); i++ {
+		f := fold[l.src[i]]
+		if f == 0 {
+			break
+		}
+		l.buf[n%maxText] = f
+		n++
 	}
-	if l.pos-start == 1 {
+	l.pos = i
+	if n == 1 {
 		switch c | 0x20 {
 		case 'e':
 			if l.at(0) == '\'' {
@@ -100,13 +107,10 @@ func (l *lexer) word(c byte) token {
 			// plain string, which is how it ends for PostgreSQL too.
 		}
 	}
-	l.n = 0
-	if name := l.src[start:l.pos]; len(name) <= maxText {
-		for i := range len(name) {
-			l.buf[i] = lower(name[i])
-		}
-		l.n = len(name)
+	if n > maxText {
+		n = 0
 	}
+	l.n = n
 	return tokWord
 }
 
@@ -269,20 +273,25 @@ func lineEnd(s string, from int) int {
 	return from
 }
 
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + 'a' - 'A'
-	}
-	return c
-}
-
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // isIdentStart takes every byte above ASCII: PostgreSQL does, whatever the
 // character is, so a no-break space is part of a name.
-func isIdentStart(c byte) bool {
-	return 'a' <= c|0x20 && c|0x20 <= 'z' || c == '_' || c >= 0x80
-}
+func isIdentStart(c byte) bool { return fold[c] != 0 && c != '$' && !isDigit(c) }
 
-func isIdentPart(c byte) bool { return isIdentStart(c) || isDigit(c) || c == '$' }
+func isIdentPart(c byte) bool { return fold[c] != 0 }
+
+// fold maps the bytes of an unquoted identifier to lower case, all others to 0.
+var fold = func() (t [256]byte) {
+	for i := range t {
+		c := byte(i)
+		switch {
+		case 'A' <= c && c <= 'Z':
+			t[c] = c + 'a' - 'A'
+		case 'a' <= c && c <= 'z', isDigit(c), c == '_', c == '$', c >= 0x80:
+			t[c] = c
+		}
+	}
+	return t
+}()
