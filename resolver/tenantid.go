@@ -102,11 +102,13 @@ func canonicalUUID(id string) bool {
 	if len(id) != 36 || id[8] != '-' || id[13] != '-' || id[18] != '-' || id[23] != '-' {
 		return false
 	}
+	return lowerHex(id[:8]) && lowerHex(id[9:13]) && lowerHex(id[14:18]) && lowerHex(id[19:23]) && lowerHex(id[24:])
+}
+
+func lowerHex(digits string) bool {
 	all := uint8(idHexLower)
-	for i := 0; i < 36; i++ {
-		if i != 8 && i != 13 && i != 18 && i != 23 {
-			all &= idClass[id[i]]
-		}
+	for i := range len(digits) {
+		all &= idClass[digits[i]]
 	}
 	return all != 0
 }
