@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// tiny is the whole program with rounds of a few milliseconds.
+func tiny(t *testing.T, args ...string) options {
+	t.Helper()
+	o, err := parseOptions(append([]string{
+		"-rounds=2", "-round-time=3ms", "-rows=2000", "-out", filepath.Join(t.TempDir(), "out", "latest.json"),
+	}, args...), io.Discard)
+	require.NoError(t, err)
+	o.tenants, o.idle, o.idleRounds, o.routing = 50, 5*time.Millisecond, 1, false
+	return o
+}
+
+func needServer(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a PostgreSQL server")
+	}
+}
+
+func TestEveryPeerRunsEveryCase(t *testing.T) {
+	t.Parallel()
+	needServer(t)
+	o := tiny(t, "-concurrency=1,3")
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), &out, o), "output:\n%s", &out)
+
+	text, err := os.ReadFile(o.jsonFile)
+	require.NoError(t, err)
+	var got results
+	require.NoError(t, json.Unmarshal(text, &got))
+	for _, delay := range []float64{0, 1} {
+		for _, concurrency := range []int{1, 3} {
+			for _, c := range allCases() {
+				for _, p := range allPeers() {
+					r, ok := got.find(c.name, p.name, concurrency, delay)
+					if c.idle && concurrency > 1 {
+						require.False(t, ok, "%s has no meaning at concurrency %d", c.name, concurrency)
+						continue
+					}
+					require.True(t, ok, "%s of %s at %d goroutines, %g ms", c.name, p.name, concurrency, delay)
+					require.Positive(t, r.P50us)
+					require.GreaterOrEqual(t, r.P99us, r.P50us)
+					require.Positive(t, r.OpsPerS)
+					require.Positive(t, r.RatioToLimit)
+				}
+			}
+		}
+	}
+}
+
+func TestProfileHoldsOurPeer(t *testing.T) {
+	t.Parallel()
+	needServer(t)
+	file := filepath.Join(t.TempDir(), "cpu.pprof")
+	o := tiny(t, "-cases=read_lane1", "-peers="+ownPeer, "-delay=0", "-concurrency=2", "-tcp", "-cpuprofile", file)
+	require.NoError(t, run(t.Context(), io.Discard, o))
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	require.Positive(t, info.Size())
+}
+
+func TestUnknownNamesAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"peer":        {"-peers=plain,none"},
+		"case":        {"-cases=none"},
+		"delay":       {"-delay=fast"},
+		"concurrency": {"-concurrency=0"},
+		"rounds":      {"-rounds=0"},
+		"argument":    {"read_lane1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := parseOptions(args, io.Discard)
+			require.Error(t, err)
+		})
+	}
+}
+
+func TestQuickKeepsWhatIsAskedForExplicitly(t *testing.T) {
+	t.Parallel()
+	o, err := parseOptions([]string{"-quick", "-rows=5"}, io.Discard)
+	require.NoError(t, err)
+	require.Equal(t, 5, o.rows)
+	require.Equal(t, 3, o.rounds)
+}
+
+func TestRatioIsLatencyForOneAndThroughputForMany(t *testing.T) {
+	t.Parallel()
+	rs := results{
+		{Case: "write", Peer: limitPeer, Concurrency: 1, P50us: 100, OpsPerS: 1},
+		{Case: "write", Peer: ownPeer, Concurrency: 1, P50us: 120, OpsPerS: 1},
+		{Case: "write", Peer: limitPeer, Concurrency: 16, P50us: 1, OpsPerS: 3000},
+		{Case: "write", Peer: ownPeer, Concurrency: 16, P50us: 9, OpsPerS: 2000},
+		{Case: "tx1", Peer: ownPeer, Concurrency: 1, P50us: 9, OpsPerS: 2000},
+	}
+	rs.setRatios()
+	require.InDelta(t, 1.2, rs[1].RatioToLimit, 1e-9)
+	require.InDelta(t, 1.5, rs[3].RatioToLimit, 1e-9)
+	require.Zero(t, rs[4].RatioToLimit, "no ratio without the limit")
+}
+
+func TestTargetsAreJudgedInTheirDirection(t *testing.T) {
+	t.Parallel()
+	rs := results{
+		{Case: "read_lane1", Peer: limitPeer, Concurrency: 1, DelayMS: 1, P50us: 1000},
+		{Case: "read_lane1", Peer: ownPeer, Concurrency: 1, DelayMS: 1, P50us: 1100},
+		{Case: "read_lane1", Peer: "begin-set-commit", Concurrency: 1, DelayMS: 1, P50us: 4000},
+	}
+	rs.setRatios()
+	got := map[bool]int{}
+	for _, target := range rs.judge() {
+		got[target.met()]++
+		require.Equal(t, target.atLeast, target.met(), target.name) // 1.1 > 1.02, 3.6 > 3.5
+	}
+	require.Equal(t, map[bool]int{true: 1, false: 1}, got)
+}
+
+func TestEachPeerGetsEachPlaceInTheOrder(t *testing.T) {
+	t.Parallel()
+	peers := []*opened{{}, {}, {}, {}}
+	for i := range peers {
+		first := false
+		for r := range 2 * len(peers) {
+			order := turn(peers, r)
+			require.ElementsMatch(t, peers, order)
+			first = first || order[0] == peers[i]
+		}
+		require.True(t, first, "peer %d is never first", i)
+	}
+}
+
+func TestQuantilesAndMedians(t *testing.T) {
+	t.Parallel()
+	s := summarize([]int64{5000, 1000, 3000, 2000, 4000})
+	require.InDelta(t, 3, s.p50, 1e-9)
+	require.InDelta(t, 5, s.p99, 1e-9)
+	require.InDelta(t, 2.5, median([]sample{{p50: 4}, {p50: 1}, {p50: 2}, {p50: 3}},
+		func(s sample) float64 { return s.p50 }), 1e-9)
+}
+
+func TestStampedeIsOneLookup(t *testing.T) {
+	t.Parallel()
+	tenants := []string{tenantID(0)}
+	lookups, _, err := stampede(t.Context(), staticRoutes(tenants), tenants[0], 200)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, lookups)
+}

@@ -1,0 +1,138 @@
+// Command bench compares this module with the other ways of giving statements a tenant: one process, one server, the
+// peers taking turns. README.md beside it says how to read what it prints. It needs a PostgreSQL server installed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	opts, err := parseOptions(os.Args[1:], os.Stderr)
+	if err == nil {
+		err = run(ctx, os.Stdout, opts)
+	}
+	stop()
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	default:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options is what the flags say.
+type options struct {
+	cases       []benchCase
+	peers       []peerKind
+	delays      []float64 // round trip, milliseconds
+	concurrency []int
+	rounds      int
+	roundTime   time.Duration
+	idle        time.Duration
+	idleRounds  int
+	rows        int
+	tenants     int
+	burst       int // goroutines of the stampede
+	tcp         bool
+	routing     bool
+	cpuProfile  string
+	jsonFile    string
+}
+
+func parseOptions(args []string, stderr io.Writer) (options, error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	var (
+		o           options
+		cases       = flags.String("cases", "", "only these cases, separated by commas")
+		peers       = flags.String("peers", "", "only these peers, separated by commas; ratios need plain")
+		delay       = flags.String("delay", "0,1", "network delays in milliseconds per round trip; 0 is direct")
+		concurrency = flags.String("concurrency", "1,16", "numbers of goroutines")
+		quick       = flags.Bool("quick", false, "fewer rows and rounds: under a minute, numbers are rough")
+	)
+	flags.IntVar(&o.rounds, "rounds", 9, "turns of each peer in each case; the report shows medians over them")
+	flags.DurationVar(&o.roundTime, "round-time", 200*time.Millisecond, "length of one turn")
+	flags.IntVar(&o.rows, "rows", 1_000_000, "rows of the table, spread over the tenants")
+	flags.BoolVar(&o.tcp, "tcp", false, "without delay, use TCP on 127.0.0.1 instead of the unix socket")
+	flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of "+ownPeer+" alone to this file, in extra rounds")
+	flags.StringVar(&o.jsonFile, "out", "bench/out/latest.json", "write the results to this file")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q; all options are flags", flags.Arg(0))
+	}
+	o.tenants, o.burst, o.idle, o.idleRounds, o.routing = tenantCount, stampedeSize, 1100*time.Millisecond, 8, true
+	if *quick {
+		set := map[string]bool{}
+		flags.Visit(func(f *flag.Flag) { set[f.Name] = true })
+		if !set["rounds"] {
+			o.rounds = 3
+		}
+		if !set["round-time"] {
+			o.roundTime = 60 * time.Millisecond
+		}
+		if !set["rows"] {
+			o.rows = 100_000
+		}
+		o.idleRounds = 2
+	}
+	var err error
+	if o.cases, err = chooseCases(*cases); err != nil {
+		return o, err
+	}
+	if o.peers, err = choosePeers(*peers); err != nil {
+		return o, err
+	}
+	if o.delays, err = numbers("delay", *delay, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }); err != nil {
+		return o, err
+	}
+	if o.concurrency, err = numbers("concurrency", *concurrency, strconv.Atoi); err != nil {
+		return o, err
+	}
+	return o, o.validate()
+}
+
+func (o options) validate() error {
+	var errs []error
+	for _, c := range o.concurrency {
+		if c < 1 || c > maxConcurrency {
+			errs = append(errs, fmt.Errorf("-concurrency %d: use 1 to %d", c, maxConcurrency))
+		}
+	}
+	for _, d := range o.delays {
+		if d < 0 || d > 1000 {
+			errs = append(errs, fmt.Errorf("-delay %g: use 0 to 1000 milliseconds", d))
+		}
+	}
+	if o.rounds < 1 || o.roundTime <= 0 || o.rows < 1 {
+		errs = append(errs, errors.New("-rounds, -round-time and -rows must be positive"))
+	}
+	return errors.Join(errs...)
+}
+
+// maxConcurrency leaves each worker a hot row of its own and all peers together room on the server.
+const maxConcurrency = 16
+
+func numbers[T any](name, text string, parse func(string) (T, error)) ([]T, error) {
+	var all []T
+	for _, s := range strings.Split(text, ",") {
+		n, err := parse(strings.TrimSpace(s))
+		if err != nil {
+			return nil, fmt.Errorf("-%s: %q is not a number", name, s)
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// tenantSetting is the session variable that the row-level security policies of the fleet read.
+const tenantSetting = "app.current_tenant_id"
+
+// querier is what a statement of a case needs; *sql.DB, *sql.Conn and *sql.Tx have it.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+// peer is one way of giving statements a tenant. Do runs fn outside a transaction of the caller, Tx inside one; both put
+// the tenant in force first and leave nothing of it behind. All methods but Close may be called by many goroutines.
+type peer interface {
+	Do(ctx context.Context, tenant string, fn func(context.Context, querier) error) error
+	Tx(ctx context.Context, tenant string, fn func(context.Context, querier) error) error
+	Close() error
+}
+
+// peerConfig is what every peer gets.
+type peerConfig struct {
+	name        string
+	dsn         string
+	concurrency int
+	tenants     []string
+	fixed       string // the tenant of a peer that has only one
+	backends    int    // how many connections a peer that would open one per tenant may hold
+}
+
+// connConfig parses the DSN and names the peer to the server, which is how its connections are counted.
+func (c peerConfig) connConfig() (*pgx.ConnConfig, error) {
+	cfg, err := pgx.ParseConfig(c.dsn)
+	if err != nil {
+		return nil, fmt.Errorf("parse the server's dsn: %w", err)
+	}
+	cfg.RuntimeParams["application_name"] = c.name
+	return cfg, nil
+}
+
+// peerKind is a row of the list of peers.
+type peerKind struct {
+	name string
+	note string
+	// fixed: the peer serves one tenant only, whatever tenant the case asks for.
+	fixed bool
+	open  func(context.Context, peerConfig) (peer, error)
+}
+
+const (
+	limitPeer     = "plain"
+	perTenantPeer = "db-per-tenant"
+	ownPeer       = "sharded-pg"
+)
+
+func allPeers() []peerKind {
+	return []peerKind{
+		{name: limitPeer, fixed: true, open: openPlain,
+			note: "pgx stdlib without tenancy, RLS on, the setting fixed at connection start: the limit"},
+		{name: "begin-set-commit", open: openBegin,
+			note: "BEGIN; set_config(…, true); query; COMMIT"},
+		{name: "conn-set-reset", open: openConn,
+			note: "sql.Conn: set_config(…, false); query; RESET"},
+		{name: perTenantPeer, open: openPerTenant,
+			note: "map[tenant]*sql.DB, least recently used closed when the server's connections are used up"},
+		{name: "pool-hooks", open: openHooks,
+			note: "stdlib.OpenDBFromPool with PrepareConn SET and AfterRelease RESET"},
+		{name: ownPeer, open: openSharded,
+			note: "this module, public API only"},
+	}
+}
+
+// choosePeers keeps the order of the list, so that the limit always comes first.
+func choosePeers(names string) ([]peerKind, error) {
+	return choose("peer", names, allPeers(), func(p peerKind) string { return p.name })
+}
+
+// choose picks the named entries of a list; an empty string picks all.
+func choose[T any](what, names string, all []T, name func(T) string) ([]T, error) {
+	if names == "" {
+		return all, nil
+	}
+	wanted := map[string]bool{}
+	for _, n := range strings.Split(names, ",") {
+		wanted[strings.TrimSpace(n)] = true
+	}
+	var chosen []T
+	known := make([]string, 0, len(all))
+	for _, x := range all {
+		known = append(known, name(x))
+		if wanted[name(x)] {
+			chosen = append(chosen, x)
+			delete(wanted, name(x))
+		}
+	}
+	for n := range wanted {
+		return nil, fmt.Errorf("unknown %s %q; choose from %s", what, n, strings.Join(known, ", "))
+	}
+	return chosen, nil
+}
