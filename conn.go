@@ -1,0 +1,258 @@
+package shardedpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Conn is a virtual connection. It holds nothing while it is idle in database/sql's pool; the first operation after a
+// checkout takes a lease for the tenant of that operation's context, and giving the connection back ends it. sql.Conn.Raw
+// hands it out for its method Conn.
+type Conn struct {
+	c      *Connector
+	lease  lease
+	tx     tx
+	hinted string // the tenant of the context that checked the connection out, if database/sql told us
+}
+
+var (
+	_ driver.Conn               = (*Conn)(nil)
+	_ driver.ConnBeginTx        = (*Conn)(nil)
+	_ driver.ConnPrepareContext = (*Conn)(nil)
+	_ driver.ExecerContext      = (*Conn)(nil)
+	_ driver.QueryerContext     = (*Conn)(nil)
+	_ driver.NamedValueChecker  = (*Conn)(nil)
+	_ driver.Pinger             = (*Conn)(nil)
+	_ driver.SessionResetter    = (*Conn)(nil)
+	_ driver.Validator          = (*Conn)(nil)
+)
+
+// ExecContext runs a statement for the tenant of ctx.
+func (c *Conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	for try := 0; ; try++ {
+		b, err := c.acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res, err := b.Conn().ExecContext(ctx, c.text(query), args)
+		if err == nil {
+			return res, nil
+		}
+		if err = c.failed(ctx, err, try); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// QueryContext runs a query for the tenant of ctx. The rows are pgx's own.
+func (c *Conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	done := false
+	defer func() {
+		if !done { // a panic in the caller's Valuer: database/sql would keep the connection for ever
+			c.release()
+		}
+	}()
+	for try := 0; ; try++ {
+		b, err := c.acquire(ctx)
+		if err != nil {
+			done = true
+			return nil, err
+		}
+		rows, err := b.Conn().QueryContext(ctx, c.text(query), args)
+		if err == nil {
+			done = true
+			return rows, nil
+		}
+		if err = c.failed(ctx, err, try); err != nil {
+			done = true
+			return nil, err
+		}
+	}
+}
+
+// text is what goes to the server. Tenants with tables of different shapes must not share a cached statement: the schema
+// in a comment makes it another text.
+func (c *Conn) text(query string) string {
+	if schema := c.lease.route.Schema; schema != "" && c.lease.settings.Role != "" {
+		return query + "\n/* " + commentSafe(schema) + " */"
+	}
+	return query
+}
+
+// failed says what an error of the last statement means: nil to run it again, else the error for the caller.
+func (c *Conn) failed(ctx context.Context, err error, try int) error {
+	if err = c.verdict(ctx, err, try); err == nil {
+		c.tx.statements--
+	}
+	return err
+}
+
+func (c *Conn) verdict(ctx context.Context, err error, try int) error {
+	l := &c.lease
+	b := l.backend
+	if refused := b.Refused(); refused != nil {
+		return &Error{Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, Err: refused}
+	}
+	var server *pgconn.PgError
+	if !errors.As(err, &server) {
+		return c.broken(ctx, err, try)
+	}
+	if code := b.PrologueFailure(); code != "" {
+		return c.prologueFailed(server, code, try)
+	}
+	switch server.Code {
+	case "57P01", "57P02", "57P03":
+		l.shard.pool.Flush()
+	case "0A000": // a cached plan met changed tables: raised before execution, and pgx has dropped the statement
+		if server.Routine == "RevalidateCachedQuery" && try == 0 && c.restart(ctx) {
+			return nil
+		}
+	case "25001": // refuses a transaction block: nothing ran
+		if !c.tx.open && b.Status() == 'I' && try == 0 && b.OutsideTx(ctx) == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// restart makes the statement that just failed the first one again: outside transactions it is, and in one of the
+// driver's it can be made so while nothing else has run in it.
+func (c *Conn) restart(ctx context.Context) bool {
+	b := c.lease.backend
+	if !c.tx.open {
+		return b.Status() == 'I'
+	}
+	if c.tx.statements > 1 {
+		return false
+	}
+	if _, err := b.End(ctx, false); err != nil {
+		return false
+	}
+	return b.Begin(c.tx.opts) == nil
+}
+
+// prologueFailed handles an error in a part of the flight that is ours: nothing of the caller's ran. A backend on which
+// the reset failed, or the driver's statements are gone, is replaced.
+func (c *Conn) prologueFailed(server *pgconn.PgError, code string, try int) error {
+	l := &c.lease
+	switch code {
+	case "57014", "57P01", "57P02", "57P03": // cancelled or shut down, as it may happen to any statement
+		if code != "57014" {
+			l.shard.pool.Flush()
+		}
+		return server
+	}
+	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.Used() {
+		c.drop()
+		return nil
+	}
+	return &Error{Stage: StagePrologue, Tenant: l.tenant, Shard: l.shard.name, Err: fmt.Errorf(
+		"%w: %s (SQLSTATE %s); check the tenant's plan, schema and role", ErrPrologue, server.Message, code)}
+}
+
+// maxTries bounds how often a statement of which nothing was sent is tried on another backend.
+const maxTries = 3
+
+// broken handles errors that are not the server's.
+func (c *Conn) broken(ctx context.Context, err error, try int) error {
+	l := &c.lease
+	unsent := errors.Is(err, driver.ErrBadConn) || pgconn.SafeToRetry(err)
+	if !unsent {
+		if l.backend.Dead() && ctx.Err() == nil {
+			l.shard.pool.Flush()
+		}
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if !l.backend.Dead() { // pgx could not even encode it
+		return err
+	}
+	if c.tx.open && c.tx.statements > 1 {
+		c.drop()
+		return l.lost("the connection was lost and the transaction with it; start it again")
+	}
+	if l.backend.Used() {
+		c.drop()
+		return l.lost("the connection was lost with the session state that earlier statements left on it")
+	}
+	c.drop()
+	if try < maxTries-1 {
+		return nil
+	}
+	return l.lost("connections to it break; check the server and the network")
+}
+
+// drop closes the lease's backend and keeps the slot for the next one.
+func (c *Conn) drop() {
+	l := &c.lease
+	b := l.backend
+	l.backend = nil
+	l.shard.pool.Discard(b, func() {})
+}
+
+// PingContext contacts the shard of the context's tenant; without a tenant, the registry.
+func (c *Conn) Ping(ctx context.Context) error {
+	if _, err := tenantOf(ctx); errors.Is(err, ErrNoTenant) && !c.lease.held() {
+		return c.c.pingRegistry(ctx)
+	}
+	for try := 0; ; try++ {
+		b, err := c.acquire(ctx)
+		if err != nil {
+			return err
+		}
+		if err = b.Conn().Conn().Ping(ctx); err == nil {
+			return nil
+		}
+		if err = c.failed(ctx, err, try); err != nil {
+			return err
+		}
+	}
+}
+
+// CheckNamedValue accepts everything: pgx knows more types than database/sql, and takes its options as arguments.
+func (c *Conn) CheckNamedValue(*driver.NamedValue) error { return nil }
+
+// ResetSession does nothing that could fail: database/sql drops its errors. It is told the context of the checkout, which
+// Raw has no other way to learn.
+func (c *Conn) ResetSession(ctx context.Context) error {
+	c.hint(ctx)
+	return nil
+}
+
+func (c *Conn) hint(ctx context.Context) { c.hinted, _ = TenantFrom(ctx) }
+
+// IsValid is called when the connection goes back to database/sql's pool, and ends the lease.
+func (c *Conn) IsValid() bool {
+	c.release()
+	return true
+}
+
+// Close ends the lease.
+func (c *Conn) Close() error {
+	c.release()
+	return nil
+}
+
+// Conn returns the pgx connection of this checkout, for what database/sql cannot express (CopyFrom, batches, LISTEN); the
+// tenant's settings are in force on it. The server connection is closed when the checkout ends. The tenant is the one of
+// the first operation, or else of the context given to DB.Conn; without either it returns nil: ping with a tenant first.
+func (c *Conn) Conn() *pgx.Conn {
+	ctx := context.Background() // Raw gives none; AcquireTimeout and ConnectTimeout bound it
+	if !c.lease.held() && c.hinted != "" {
+		ctx = SwitchTenant(ctx, c.hinted)
+	}
+	b, err := c.acquire(ctx)
+	if err != nil {
+		return nil
+	}
+	return b.Raw()
+}
+
+var _ interface{ Conn() *pgx.Conn } = (*Conn)(nil)

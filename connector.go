@@ -1,0 +1,217 @@
+package shardedpg
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/sharded-pg/sharded-pg/internal/backend"
+	"github.com/sharded-pg/sharded-pg/limits"
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
+)
+
+// Connector gives database/sql its connections: sql.OpenDB(connector). It is safe for concurrent use.
+type Connector struct {
+	cfg      Config
+	store    registry.Store
+	ownStore bool
+	routes   *resolver.Cache
+	inputs   *lru.Cache[string, int] // statement text → number of parameters
+	stop     context.CancelFunc
+	watching sync.WaitGroup
+
+	mu     sync.RWMutex
+	shards map[shardKey]*shard
+	admin  map[string]*sql.DB
+	closed bool
+
+	adminOpened atomic.Int64
+}
+
+// shardKey holds the connection string as well: a changed one is another set of connections.
+type shardKey struct{ name, dsn string }
+
+// shard is the driver's side of a shard: its slots and its connections.
+type shard struct {
+	name  string
+	slots *limits.Slots
+	pool  *backend.Pool
+	free  func() // slots.Release, made once
+}
+
+var (
+	_ driver.Connector = (*Connector)(nil)
+	_ io.Closer        = (*Connector)(nil)
+)
+
+// NewConnector returns a connector for cfg. It connects to nothing: a program may start while the registry or a shard is
+// down.
+func NewConnector(cfg Config) (*Connector, error) {
+	cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	c := &Connector{cfg: cfg, store: cfg.Store, shards: make(map[shardKey]*shard), admin: make(map[string]*sql.DB)}
+	if c.store == nil {
+		store, err := registry.Open(cfg.DSN, &registry.Options{Schema: cfg.RegistrySchema})
+		if err != nil {
+			return nil, fmt.Errorf("shardedpg: config: %w", err)
+		}
+		c.store, c.ownStore = store, true
+	}
+	var err error
+	if c.inputs, err = lru.New[string, int](statementCacheSize); err != nil {
+		return nil, err
+	}
+	c.routes = resolver.NewCache(c.store, resolver.CacheConfig{Size: cfg.CacheSize, TTL: cfg.CacheTTL})
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.watching.Go(func() {
+		err := c.store.Watch(ctx, registry.Handler{Tenant: c.routes.Invalidate, Flush: c.routes.Flush})
+		if err != nil && ctx.Err() == nil {
+			c.cfg.Logger.Warn("registry watch ended; changes arrive within the cache TTL only", "error", err)
+		}
+	})
+	return c, nil
+}
+
+// statementCacheSize bounds the memory of statement texts seen by Prepare.
+const statementCacheSize = 4096
+
+// Connect returns an empty virtual connection. It never reads a tenant and opens nothing: database/sql opens some
+// connections on a context of its own, and any of them will serve many tenants.
+func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return nil, errClosed
+	}
+	conn := &Conn{c: c}
+	conn.hint(ctx)
+	return conn, nil
+}
+
+var errClosed = &Error{Stage: StageBackend, Err: errors.New("the database handle is closed")}
+
+// Driver returns the registered driver.
+func (c *Connector) Driver() driver.Driver { return virtualDriver{} }
+
+// Close refuses new work and closes what is idle. It does not wait for rows and transactions that are still open: their
+// connections close when they are given back. sql.DB.Close calls it.
+func (c *Connector) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	shards, admin := c.shards, c.admin
+	c.shards, c.admin = nil, nil
+	c.mu.Unlock()
+
+	c.stop()
+	c.watching.Wait()
+	errs := []error{c.routes.Close()}
+	for _, s := range shards {
+		s.pool.Close()
+	}
+	for _, db := range admin {
+		errs = append(errs, db.Close())
+	}
+	if c.ownStore {
+		errs = append(errs, c.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// shard returns the slots and connections of a route's shard, made on first use.
+func (c *Connector) shard(r *resolver.Route) (*shard, error) {
+	key := shardKey{r.Shard.Name, r.Shard.DSN}
+	c.mu.RLock()
+	s, closed := c.shards[key], c.closed
+	c.mu.RUnlock()
+	if s != nil {
+		return s, nil
+	}
+	if closed {
+		return nil, errClosed
+	}
+	cc, err := backend.ParseConn(r.Shard.DSN)
+	if err != nil {
+		return nil, err
+	}
+	if c.cfg.ConfigureConn != nil {
+		if err := c.cfg.ConfigureConn(r.Shard.Name, cc.ConnConfig); err != nil {
+			return nil, fmt.Errorf("ConfigureConn: %w", err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errClosed
+	}
+	if s := c.shards[key]; s != nil {
+		return s, nil
+	}
+	for old, s := range c.shards { // a new connection string replaces the old one
+		if old.name == key.name {
+			delete(c.shards, old)
+			go s.pool.Close()
+		}
+	}
+	s = &shard{
+		name:  r.Shard.Name,
+		slots: limits.NewSlots(c.cfg.MaxConns, c.cfg.AcquireTimeout),
+		pool: backend.NewPool(backend.Config{
+			Conn: cc.ConnConfig, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Strict: c.cfg.Guard == GuardStrict, Verify: !c.cfg.SkipVerify,
+			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
+		}),
+	}
+	s.free = s.slots.Release
+	c.shards[key] = s
+	return s, nil
+}
+
+// ShardDB returns a plain *sql.DB on a shard's admin connection string: for migrations and other work that belongs to no
+// tenant. No tenant's settings are in force on it, so what it may see is up to its login. Each call is logged with its
+// reason and counted. Closing the connector closes it; the caller must not.
+func (c *Connector) ShardDB(shard, reason string) (*sql.DB, error) {
+	if reason == "" {
+		return nil, &Error{Stage: StageTenant, Shard: shard, Err: errors.New(
+			"ShardDB works without a tenant and is logged; say why in reason")}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.ConnectTimeout)
+	defer cancel()
+	record, err := c.store.Shard(ctx, shard)
+	if err != nil {
+		return nil, &Error{Stage: StageRoute, Shard: shard, Err: err}
+	}
+	if record.AdminDSN == "" {
+		return nil, &Error{Stage: StageRoute, Shard: shard, Err: errors.New("the shard has no admin DSN; add one to the registry")}
+	}
+	c.adminOpened.Add(1)
+	c.cfg.Logger.Warn("privileged access to a shard", "shard", shard, "reason", reason)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errClosed
+	}
+	key := shard + "\x00" + record.AdminDSN
+	if db := c.admin[key]; db != nil {
+		return db, nil
+	}
+	db, err := backend.OpenAdmin(record.AdminDSN)
+	if err != nil {
+		return nil, &Error{Stage: StageBackend, Shard: shard, Err: err}
+	}
+	c.admin[key] = db
+	return db, nil
+}

@@ -1,0 +1,183 @@
+package backend
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// Backend is one physical connection, in the hands of one lease at a time.
+type Backend struct {
+	conn     *stdlib.Conn
+	pg       *pgconn.PgConn
+	wire     *wire
+	key      Key
+	born     time.Time
+	expires  time.Time
+	idleFrom time.Time
+	peek     peeker
+	raw      bool
+}
+
+// Conn is pgx's own database/sql connection: its methods send what they always send, with the prologue in front.
+func (b *Backend) Conn() *stdlib.Conn { return b.conn }
+
+// Raw is the pgx connection under it, for the caller's own use. The backend is closed afterwards.
+func (b *Backend) Raw() *pgx.Conn {
+	b.raw = true
+	return b.conn.Conn()
+}
+
+// Arm puts s in force for the statements to come. It sends nothing.
+func (b *Backend) Arm(s *rls.Settings) {
+	b.wire.set = *s
+}
+
+// SetTimeout changes the statement timeout of the settings in force for the statements to come.
+func (b *Backend) SetTimeout(ms int64) { b.wire.set.TimeoutMS = ms }
+
+// Busy reports whether rows of an earlier query are still open, so that pgx cannot run another statement.
+func (b *Backend) Busy() bool { return b.pg.IsBusy() }
+
+// Dead reports whether the connection was closed under us.
+func (b *Backend) Dead() bool { return b.pg.IsClosed() }
+
+// Status is the transaction status of the last answer: I (idle), T (in a transaction) or E (in a failed one).
+func (b *Backend) Status() byte { return b.wire.status }
+
+// Used reports whether the lease has left something on the backend that is more than rows and a transaction.
+func (b *Backend) Used() bool { return b.wire.used.notPlain || b.wire.used.discard || b.raw }
+
+// Began reports whether the deferred BEGIN has reached the server.
+func (b *Backend) Began() bool { return b.wire.began }
+
+// BrokeTx reports whether the caller's own SQL ended the driver's transaction.
+func (b *Backend) BrokeTx() bool { return b.wire.brokeTx }
+
+// Refused takes the guard's word on the last statement, if it refused it.
+func (b *Backend) Refused() error {
+	err := b.wire.refused
+	b.wire.refused = nil
+	return err
+}
+
+// PrologueFailure takes the SQLSTATE of an error in the reset, BEGIN or prologue of the last flight; empty when there was
+// none. Nothing of the caller's ran then.
+func (b *Backend) PrologueFailure() string {
+	code := b.wire.ours
+	b.wire.ours = ""
+	return code
+}
+
+// Begin makes the next statement start a transaction: BEGIN flies with it.
+func (b *Backend) Begin(opts driver.TxOptions) error {
+	text, err := beginFor(opts)
+	if err != nil {
+		return err
+	}
+	b.wire.begin, b.wire.began, b.wire.inTx, b.wire.brokeTx = text, false, true, false
+	return nil
+}
+
+// ErrIsolation: database/sql was asked for an isolation level that PostgreSQL does not have.
+var ErrIsolation = errors.New("isolation level not supported by PostgreSQL")
+
+// CheckTxOptions fails for options that no BEGIN can express.
+func CheckTxOptions(opts driver.TxOptions) error {
+	_, err := beginFor(opts)
+	return err
+}
+
+func beginFor(opts driver.TxOptions) (beginText, error) {
+	var text beginText
+	switch level := sql.IsolationLevel(opts.Isolation); level {
+	case sql.LevelDefault:
+		text = beginDefault
+	case sql.LevelReadUncommitted:
+		text = beginReadUncommitted
+	case sql.LevelReadCommitted:
+		text = beginReadCommitted
+	case sql.LevelRepeatableRead, sql.LevelSnapshot:
+		text = beginRepeatableRead
+	case sql.LevelSerializable:
+		text = beginSerializable
+	default:
+		return noBegin, fmt.Errorf("%w: %v", ErrIsolation, level)
+	}
+	if opts.ReadOnly {
+		text += readOnlyBegin
+	}
+	return text, nil
+}
+
+// End finishes the transaction with COMMIT or ROLLBACK and returns the server's command tag. It sends nothing when no
+// statement ever ran.
+func (b *Backend) End(ctx context.Context, commit bool) (tag string, err error) {
+	w := b.wire
+	began := w.began
+	w.begin, w.began, w.inTx = noBegin, false, false
+	if !began || b.pg.IsClosed() {
+		return "", nil
+	}
+	text := "rollback"
+	if commit {
+		text = "commit"
+	}
+	t, err := b.conn.Conn().Exec(ctx, text)
+	return t.String(), err
+}
+
+// Describe parses query without running it and returns its number of parameters.
+func (b *Backend) Describe(ctx context.Context, query string) (int, error) {
+	sd, err := b.pg.Prepare(ctx, "", query, nil)
+	if err != nil {
+		return 0, err
+	}
+	return len(sd.ParamOIDs), nil
+}
+
+// OutsideTx puts the settings in force for the session and takes the prologue away, for a statement that refuses a
+// transaction block. The backend is closed afterwards, so nobody else can meet the session's settings.
+func (b *Backend) OutsideTx(ctx context.Context) error {
+	w := b.wire
+	w.used.discard = true
+	w.bare = true
+	args := [][]byte{[]byte(w.proto.guc), []byte(w.set.Tenant)}
+	text := "select set_config($1,$2,false)"
+	for i, step := range []string{"statement_timeout", "work_mem", "search_path", "role"} {
+		if i >= 2 && w.set.Role == "" {
+			break
+		}
+		args = append(args, w.set.AppendValue(nil, rls.Schema, i+1))
+		text += fmt.Sprintf(", set_config('%s',$%d,false)", step, len(args))
+	}
+	if w.set.ReadOnly {
+		text += ", set_config('default_transaction_read_only','on',false)"
+	}
+	return b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err
+}
+
+// Refresh makes a backend usable again after the caller's DISCARD ALL or DEALLOCATE ALL took the driver's statements away.
+func (b *Backend) Refresh(ctx context.Context) error {
+	w := b.wire
+	w.bare = true
+	defer func() { w.bare = false }()
+	if err := b.conn.Conn().DeallocateAll(ctx); err != nil {
+		return err
+	}
+	return b.prepare(ctx)
+}
+
+// NeedsRefresh reports whether the driver's prepared statements are gone.
+func (b *Backend) NeedsRefresh() bool {
+	return b.wire.dropped && !b.wire.pooled && b.wire.status == 'I'
+}

@@ -1,0 +1,210 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/sharded-pg/sharded-pg/internal/sqllex"
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// ErrUnsafeRole: the shard's login could step around row-level security.
+var ErrUnsafeRole = errors.New("unsafe login role")
+
+// verifySQL asks, in one flight, for the pid that answers (another one than the start-up message named means a pooler in
+// between) and for every way in which the login could read past row-level security: being or being able to become a
+// superuser, a BYPASSRLS role, or the owner of a table that has policies (PostgreSQL manual, section 5.9).
+const verifySQL = `select pg_backend_pid()::text,
+ (select rolsuper from pg_roles where rolname = session_user)::text,
+ (select rolbypassrls from pg_roles where rolname = session_user)::text,
+ exists (select from pg_roles r where (r.rolsuper or r.rolbypassrls) and r.rolname <> session_user
+  and pg_has_role(session_user, r.oid, 'member'))::text,
+ exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))::text`
+
+const minServerVersion = 14
+
+// dial opens, verifies and prepares a backend for the tenant whose settings are s: its plan's limits become the
+// backend's own defaults, so that the prologue need not carry them for the many tenants that share a plan.
+func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
+	defer cancel()
+	b, err := p.connect(ctx, key, s, !p.pooled.Load())
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "08P01" { // a pooler that knows no such start-up parameter
+		p.pooled.Store(true)
+		b, err = p.connect(ctx, key, s, false)
+	}
+	if err != nil {
+		return nil, cause(err)
+	}
+	if err := p.verify(ctx, b); err != nil {
+		_ = b.conn.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults bool) (*Backend, error) {
+	cc := p.cfg.Conn.Copy()
+	if key.Database != "" {
+		cc.Database = key.Database
+	}
+	w := &wire{lanes: &p.lanes, guard: guard{strict: p.cfg.Strict}, stmts: make(map[string]sqllex.Flags)}
+	if defaults {
+		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(s.TimeoutMS, 10)
+		cc.RuntimeParams["work_mem"] = strconv.Itoa(s.WorkMemKB) + "kB"
+		w.defs = rls.Defaults{Known: true, TimeoutMS: s.TimeoutMS, WorkMemKB: s.WorkMemKB}
+		if key.Schema {
+			// Past the end of a transaction there are no tables to find, whatever the login's own path is.
+			cc.RuntimeParams["search_path"] = "pg_catalog, pg_temp"
+		}
+	}
+	cc.BuildFrontend = func(r io.Reader, conn io.Writer) *pgproto3.Frontend {
+		// pgx calls it again for each address that it tries.
+		w.r, w.w = r, conn
+		w.lo, w.hi, w.raw, w.end, w.pass, w.skip = 0, 0, 0, 0, 0, 0
+		return pgproto3.NewFrontend(w, w)
+	}
+	dc, err := stdlib.GetConnector(*cc).Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, ok := dc.(*stdlib.Conn)
+	if !ok {
+		return nil, fmt.Errorf("pgx's connector made a %T", dc)
+	}
+	now := time.Now()
+	b := &Backend{conn: conn, pg: conn.Conn().PgConn(), wire: w, key: key, born: now, expires: now.Add(p.cfg.lifetime())}
+	b.peek.attach(b.pg.Conn())
+	return b, nil
+}
+
+func (p *Pool) verify(ctx context.Context, b *Backend) error {
+	version := b.pg.ParameterStatus("server_version")
+	if major, err := strconv.Atoi(leadingDigits(version)); err != nil || major < minServerVersion {
+		return fmt.Errorf("PostgreSQL %s is not supported; the oldest supported major is %d", version, minServerVersion)
+	}
+	r := b.pg.ExecParams(ctx, verifySQL, nil, nil, nil, nil).Read()
+	if r.Err != nil {
+		return cause(r.Err)
+	}
+	if len(r.Rows) != 1 || len(r.Rows[0]) != 5 {
+		return errors.New("the server did not answer the role check")
+	}
+	col := func(i int) string { return string(r.Rows[0][i]) }
+	if p.cfg.Verify {
+		user := b.pg.ParameterStatus("session_authorization")
+		for i, what := range map[int]string{
+			1: "is a superuser", 2: "has BYPASSRLS", 3: "is a member of a superuser or BYPASSRLS role",
+			4: "owns tables with row-level security, or is a member of their owner",
+		} {
+			if col(i) != "false" {
+				return fmt.Errorf("%w: %q %s; use a login that is none of these", ErrUnsafeRole, user, what)
+			}
+		}
+	}
+	if b.pg.ParameterStatus("standard_conforming_strings") != "on" {
+		return errors.New("standard_conforming_strings is off for this login; turn it on")
+	}
+	w := b.wire
+	w.pooled = col(0) != strconv.FormatUint(uint64(b.pg.PID()), 10)
+	if w.pooled {
+		p.pooled.Store(true)
+		w.defs = rls.Defaults{}
+		w.proto = p.unnamed
+	} else {
+		w.proto = p.named
+		if err := b.prepare(ctx); err != nil {
+			return cause(err)
+		}
+	}
+	for _, name := range []string{"standard_conforming_strings", "client_encoding", "session_authorization"} {
+		w.tracked = append(w.tracked, name, b.pg.ParameterStatus(name))
+	}
+	w.clean, w.on = true, true
+	return nil
+}
+
+// prepare makes the driver's own statements on a backend, in one flight.
+func (b *Backend) prepare(ctx context.Context) error {
+	w := b.wire
+	on := w.on
+	w.on = false
+	defer func() { w.on = on; w.dropped = false }()
+	pipeline := b.pg.StartPipeline(ctx)
+	names, texts, params := w.proto.namedStatements()
+	for i, name := range names {
+		oids := make([]uint32, params[i])
+		for j := range oids {
+			oids[j] = textOID
+		}
+		pipeline.SendPrepare(name, texts[i], oids)
+	}
+	if err := pipeline.Sync(); err != nil {
+		return err
+	}
+	return pipeline.Close()
+}
+
+// cause is what made a connection fail, without the parts of pgx's error that repeat the connection string.
+func cause(err error) error {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return server
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fmt.Errorf("connecting: %w", errors.Join(ctxError(err)))
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return dns
+	}
+	return hidden{err}
+}
+
+func ctxError(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return context.Canceled
+	}
+	return context.DeadlineExceeded
+}
+
+// hidden keeps an error for errors.As without printing it.
+type hidden struct{ err error }
+
+func (hidden) Error() string   { return "the connection could not be made" }
+func (h hidden) Unwrap() error { return h.err }
+
+func leadingDigits(s string) string {
+	for i, c := range s {
+		if c < '0' || c > '9' {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+// ParseConn reads a shard's connection string with pgx's own parser, pool_max_conn_lifetime and the like included. Its
+// error does not repeat the string.
+func ParseConn(dsn string) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, errors.New("not a PostgreSQL connection string; it should read like postgres://user@host:5432/db or " +
+			"host=… user=… dbname=…")
+	}
+	return cfg, nil
+}

@@ -1,0 +1,50 @@
+//go:build unix
+
+package backend
+
+import (
+	"net"
+	"syscall"
+)
+
+// peeker looks at a socket without waiting and without a flight.
+type peeker struct {
+	raw   syscall.RawConn
+	check func(fd uintptr) bool
+	idle  bool
+	tls   bool
+}
+
+func (p *peeker) attach(conn net.Conn) {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn, p.tls = t.NetConn(), true
+	}
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	p.raw = raw
+	var one [1]byte
+	p.check = func(fd uintptr) bool {
+		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		// Nothing to read is what an idle server looks like. A byte is a farewell, except under TLS, where it may be a
+		// session ticket.
+		p.idle = err == syscall.EAGAIN || err == syscall.EINTR || p.tls && n > 0
+		return true
+	}
+}
+
+// quiet reports whether the server has neither closed the connection nor said anything since the last answer.
+func (p *peeker) quiet() bool {
+	if p.raw == nil {
+		return true
+	}
+	if err := p.raw.Read(p.check); err != nil {
+		return false
+	}
+	return p.idle
+}

@@ -1,0 +1,259 @@
+// Package backend owns the physical connections: one [Pool] per shard, the flight that carries reset, BEGIN and prologue
+// in front of the caller's statement, and the rules that decide whether a connection may serve another tenant.
+//
+// The pool never queues. Waiting is the business of package limits: whoever holds a slot finds an idle connection here or
+// may open one, because idle and used connections together never exceed the slots.
+package backend
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// Key tells connections that can stand in for each other.
+type Key struct {
+	Database string // empty: the one that the shard's DSN names
+	Schema   bool   // serves schema tenants: starts with a search_path without tables
+}
+
+// Config describes the connections of one shard.
+type Config struct {
+	Conn           *pgx.ConnConfig
+	GUC            string
+	MaxOpen        int // connections, idle and used, over all keys
+	Strict         bool
+	Verify         bool
+	ConnectTimeout time.Duration
+	MaxLifetime    time.Duration
+	MaxIdleTime    time.Duration
+}
+
+// lifetime spreads the ends of connections that began together.
+func (c *Config) lifetime() time.Duration {
+	return c.MaxLifetime + rand.N(c.MaxLifetime/10+1)
+}
+
+type laneCounters struct{ direct, reset, eager atomic.Int64 }
+
+// Stats counts what a pool did. Lane1 and Lane3 are transactions that flew without and with a reset in front; Resets are
+// those sent at release.
+type Stats struct {
+	Open, Idle                     int
+	Lane1, Lane3, Resets           int64
+	Connects, ConnectErrors, Drops int64
+}
+
+// Pool holds the connections of one shard. It is safe for concurrent use.
+type Pool struct {
+	cfg            Config
+	named, unnamed *protocol
+	pooled         atomic.Bool // a pooler was seen in front of this shard
+	lanes          laneCounters
+	connects       atomic.Int64
+	connectErrors  atomic.Int64
+	drops          atomic.Int64
+
+	mu     sync.Mutex
+	idle   []*Backend // the one used last is at the end
+	open   int
+	closed bool
+	sweep  *time.Timer
+}
+
+// ErrClosed: the connector has been closed.
+var ErrClosed = errors.New("connector closed")
+
+// NewPool returns the pool of a shard. It connects when the first connection is needed.
+func NewPool(cfg Config) *Pool {
+	return &Pool{cfg: cfg, named: newProtocol(cfg.GUC, true), unnamed: newProtocol(cfg.GUC, false)}
+}
+
+// Checkout returns a backend for a tenant: the idle one that served it last, else the one used last, else a new one. The
+// caller holds a slot.
+func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
+	for {
+		b, evicted, err := p.take(key, s.Tenant)
+		if err != nil {
+			return nil, err
+		}
+		if evicted != nil {
+			p.close(evicted)
+		}
+		if b == nil {
+			p.connects.Add(1)
+			b, err = p.dial(ctx, key, s)
+			if err != nil {
+				p.connectErrors.Add(1)
+				p.mu.Lock()
+				p.open--
+				p.mu.Unlock()
+				return nil, err
+			}
+			return b, nil
+		}
+		deadline, ok := ctx.Deadline()
+		if limit := time.Now().Add(p.cfg.ConnectTimeout); !ok || limit.Before(deadline) {
+			deadline = limit
+		}
+		if b.settle(deadline) && b.peek.quiet() {
+			return b, nil
+		}
+		p.drops.Add(1)
+		p.close(b)
+	}
+}
+
+// take picks an idle backend, or makes room for a new one.
+func (p *Pool) take(key Key, tenant string) (b, evicted *Backend, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, ErrClosed
+	}
+	best := -1
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if p.idle[i].key != key {
+			continue
+		}
+		if p.idle[i].wire.owner == tenant {
+			best = i
+			break
+		}
+		if best < 0 {
+			best = i
+		}
+	}
+	if best >= 0 {
+		return p.remove(best), nil, nil
+	}
+	p.open++
+	if p.open > p.cfg.MaxOpen && len(p.idle) > 0 {
+		evicted = p.remove(0)
+	}
+	return nil, evicted, nil
+}
+
+func (p *Pool) remove(i int) *Backend {
+	b := p.idle[i]
+	copy(p.idle[i:], p.idle[i+1:])
+	p.idle[len(p.idle)-1] = nil
+	p.idle = p.idle[:len(p.idle)-1]
+	return b
+}
+
+// Return ends a lease's hold on b. The backend is kept if it is fit for another tenant, else closed; free is called once
+// the server can no longer be busy with it, which for a cancelled statement is later than now.
+func (p *Pool) Return(b *Backend, free func()) {
+	keep := b.reusable() && time.Now().Before(b.expires)
+	if keep && b.wire.used.notPlain {
+		keep = b.sendReset() == nil
+	}
+	if !keep {
+		p.Discard(b, free)
+		return
+	}
+	b.forget()
+	p.mu.Lock()
+	keep = !p.closed
+	if keep {
+		p.idle = append(p.idle, b)
+		if p.cfg.MaxIdleTime > 0 {
+			b.idleFrom = time.Now()
+			if p.sweep == nil {
+				p.sweep = time.AfterFunc(p.cfg.MaxIdleTime, p.expire)
+			}
+		}
+	}
+	p.mu.Unlock()
+	if !keep {
+		p.close(b)
+	}
+	free()
+}
+
+// Discard closes b and calls free when that is done.
+func (p *Pool) Discard(b *Backend, free func()) {
+	p.drops.Add(1)
+	if !b.pg.IsClosed() && !b.pg.IsBusy() {
+		p.close(b)
+		free()
+		return
+	}
+	go func() {
+		p.close(b)
+		free()
+	}()
+}
+
+// close closes b and waits until no cancel request for it is on its way: a late one would hit the next user of the same
+// server process.
+func (p *Pool) close(b *Backend) {
+	_ = b.conn.Close() // waits five seconds at most
+	<-b.pg.CleanupDone()
+	p.mu.Lock()
+	p.open--
+	p.mu.Unlock()
+}
+
+// Flush closes all idle connections: after a shutdown or a network error the rest of them are as good as dead.
+func (p *Pool) Flush() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, b := range idle {
+		p.close(b)
+	}
+}
+
+// expire closes connections that have been idle or alive for too long.
+func (p *Pool) expire() {
+	now := time.Now()
+	var old []*Backend
+	p.mu.Lock()
+	for i := 0; i < len(p.idle); {
+		if b := p.idle[i]; now.Sub(b.idleFrom) >= p.cfg.MaxIdleTime || now.After(b.expires) {
+			old = append(old, p.remove(i))
+			continue
+		}
+		i++
+	}
+	p.sweep = nil
+	if len(p.idle) > 0 && !p.closed {
+		p.sweep = time.AfterFunc(p.cfg.MaxIdleTime, p.expire)
+	}
+	p.mu.Unlock()
+	for _, b := range old {
+		p.close(b)
+	}
+}
+
+// Close closes the idle connections and lets those in use end with their leases. It does not wait for them.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	if p.sweep != nil {
+		p.sweep.Stop()
+	}
+	p.mu.Unlock()
+	p.Flush()
+}
+
+// Stats returns the counts up to now.
+func (p *Pool) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Stats{
+		Open: p.open, Idle: len(p.idle), Lane1: p.lanes.direct.Load(), Lane3: p.lanes.reset.Load(),
+		Resets: p.lanes.eager.Load(), Connects: p.connects.Load(), ConnectErrors: p.connectErrors.Load(),
+		Drops: p.drops.Load(),
+	}
+}

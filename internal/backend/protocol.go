@@ -1,0 +1,175 @@
+package backend
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// beginText is how a deferred BEGIN reads, by isolation level and access mode.
+type beginText int
+
+// The isolation levels that database/sql and PostgreSQL share, each once read-write and once read-only. noBegin is the
+// zero value: no transaction waits for its first statement.
+const (
+	noBegin beginText = iota
+	beginDefault
+	beginReadUncommitted
+	beginReadCommitted
+	beginRepeatableRead
+	beginSerializable
+	readOnlyBegin // added to one of the above
+)
+
+var isolationText = [...]string{
+	beginDefault: "begin", beginReadUncommitted: "begin isolation level read uncommitted",
+	beginReadCommitted: "begin isolation level read committed", beginRepeatableRead: "begin isolation level repeatable read",
+	beginSerializable: "begin isolation level serializable",
+}
+
+func (b beginText) sql() string {
+	switch {
+	case b > readOnlyBegin:
+		return isolationText[b-readOnlyBegin] + " read only"
+	case b == readOnlyBegin:
+		return ""
+	}
+	return isolationText[b]
+}
+
+// resetSQL returns a backend to what it was at connect, sealed in a transaction of its own: an error later in the same
+// flight cannot undo it, and an error in it keeps the caller's statement from running. SET SESSION AUTHORIZATION is there
+// because RESET ALL leaves the role alone; the statement cache of pgx is kept, so a statement forged with SQL PREPARE
+// must stop the flight instead (division by zero).
+var resetSQL = []string{
+	"begin", "set session authorization default", "reset all", "close all", "unlisten *", attestSQL,
+	"discard sequences", "discard temp", "commit",
+}
+
+const (
+	attestSQL = "select pg_advisory_unlock_all(), 1/(case when exists (select from pg_prepared_statements where from_sql) " +
+		"then 0 else 1 end)"
+	// Behind a pooler other clients may prepare by SQL on the same server connection, and none of our statements is
+	// named there, so there is nothing to forge and nothing to attest.
+	pooledAttestSQL = "select pg_advisory_unlock_all()"
+)
+
+// protocol holds everything of the flight that does not depend on the tenant, encoded once per pool.
+type protocol struct {
+	guc    string
+	reset  []byte
+	begin  [beginSerializable + readOnlyBegin + 1][]byte
+	steps  [rls.StepCount]encodedStep
+	resetN int
+}
+
+// encodedStep is a step of the prologue up to the first value of its Bind message.
+type encodedStep struct {
+	parse  []byte // unnamed form only
+	name   string
+	params int
+}
+
+func newProtocol(guc string, named bool) *protocol {
+	p := &protocol{guc: guc, resetN: len(resetSQL)}
+	for i, text := range resetSQL {
+		if !named && text == attestSQL {
+			text = pooledAttestSQL
+		}
+		p.reset = appendCommand(p.reset, statementName("r", i, named), text, named)
+	}
+	for b := range p.begin {
+		if text := beginText(b).sql(); text != "" {
+			p.begin[b] = appendCommand(nil, statementName("b", b, named), text, named)
+		}
+	}
+	for s := range p.steps {
+		step := encodedStep{name: statementName("p", s, named), params: rls.Params[s]}
+		if !named {
+			step.parse = appendParse(nil, "", rls.SQL(rls.Step(s), guc), rls.Params[s])
+		}
+		p.steps[s] = step
+	}
+	return p
+}
+
+// namedStatements lists what has to be prepared on a backend that keeps its statements, in the order of preparing.
+func (p *protocol) namedStatements() (names, texts []string, params []int) {
+	add := func(kind string, i, n int, text string) {
+		names, texts, params = append(names, statementName(kind, i, true)), append(texts, text), append(params, n)
+	}
+	for i, text := range resetSQL {
+		add("r", i, 0, text)
+	}
+	for b := range p.begin {
+		if text := beginText(b).sql(); text != "" {
+			add("b", b, 0, text)
+		}
+	}
+	for s := range p.steps {
+		add("p", s, rls.Params[s], rls.SQL(rls.Step(s), p.guc))
+	}
+	return names, texts, params
+}
+
+// appendStep appends one step of a prologue with its values.
+func (p *protocol) appendStep(dst []byte, step rls.Step, s *rls.Settings) []byte {
+	e := &p.steps[step]
+	dst = append(dst, e.parse...)
+	at := len(dst)
+	dst = append(dst, 'B', 0, 0, 0, 0, 0) // length, then the unnamed portal
+	dst = append(append(dst, e.name...), 0)
+	dst = binary.BigEndian.AppendUint16(dst, 0) // all parameters in text format
+	dst = binary.BigEndian.AppendUint16(dst, uint16(e.params))
+	for i := range e.params {
+		length := len(dst)
+		dst = append(dst, 0, 0, 0, 0)
+		dst = s.AppendValue(dst, step, i)
+		binary.BigEndian.PutUint32(dst[length:], uint32(len(dst)-length-4))
+	}
+	dst = binary.BigEndian.AppendUint16(dst, 0) // results in text format
+	binary.BigEndian.PutUint32(dst[at+1:], uint32(len(dst)-at-1))
+	return append(dst, executeUnnamed...)
+}
+
+// executeUnnamed runs the unnamed portal to its end.
+const executeUnnamed = "E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
+
+const syncMessage = "S\x00\x00\x00\x04"
+
+func statementName(kind string, i int, named bool) string {
+	if !named {
+		return ""
+	}
+	return fmt.Sprintf("sharded_pg_%s%d", kind, i)
+}
+
+// appendCommand appends a statement without parameters; the text is sent only when it has no name to call it by.
+func appendCommand(dst []byte, name, text string, named bool) []byte {
+	if !named {
+		dst = appendParse(dst, "", text, 0)
+	}
+	dst = must((&pgproto3.Bind{PreparedStatement: name}).Encode(dst))
+	return append(dst, executeUnnamed...)
+}
+
+const textOID = 25
+
+func appendParse(dst []byte, name, text string, params int) []byte {
+	oids := make([]uint32, params)
+	for i := range oids {
+		oids[i] = textOID
+	}
+	return must((&pgproto3.Parse{Name: name, Query: text, ParameterOIDs: oids}).Encode(dst))
+}
+
+// must is for messages made of constants, which cannot be too long to encode.
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
+}

@@ -1,0 +1,266 @@
+package backend
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"slices"
+)
+
+const (
+	inputSize    = 16 << 10
+	maxHeldReply = 8 << 20 // of a message that has to be seen whole; PostgreSQL's errors stay far below
+)
+
+// Read hands pgx what the server sent, without the answers to what pgx did not ask for.
+func (w *wire) Read(p []byte) (int, error) {
+	if len(w.synth) > 0 && len(w.segments) == 0 && w.lo == w.hi {
+		n := copy(p, w.synth)
+		w.synth = w.synth[n:]
+		return n, nil
+	}
+	for w.lo == w.hi {
+		if err := w.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, w.buf[w.lo:w.hi])
+	w.lo += n
+	return n, nil
+}
+
+// fill reads once from the server and sorts what came.
+func (w *wire) fill() error {
+	if w.buf == nil {
+		w.buf = make([]byte, inputSize)
+	}
+	if w.raw > 0 { // what was ready has been handed out: only an unfinished message is left to keep
+		w.end = copy(w.buf, w.buf[w.raw:w.end])
+		w.lo, w.hi, w.raw = 0, 0, 0
+	}
+	if w.end == len(w.buf) {
+		w.buf = append(w.buf, make([]byte, len(w.buf))...)
+	}
+	n, err := w.r.Read(w.buf[w.end:])
+	w.end += n
+	if sortErr := w.sort(); sortErr != nil {
+		return sortErr
+	}
+	if w.lo == w.hi && err != nil {
+		return err
+	}
+	return nil
+}
+
+// sort walks the messages in buf[raw:end], moving those for pgx to buf[lo:hi].
+func (w *wire) sort() error {
+	r, o := w.raw, w.hi
+	keep := func(n int) {
+		if o != r {
+			copy(w.buf[o:], w.buf[r:r+n])
+		}
+		o, r = o+n, r+n
+	}
+	for r < w.end {
+		if n := min(w.pass, w.end-r); n > 0 {
+			keep(n)
+			w.pass -= n
+			continue
+		}
+		if n := min(w.skip, w.end-r); n > 0 {
+			r += n
+			w.skip -= n
+			continue
+		}
+		if w.end-r < 5 {
+			break
+		}
+		n := 1 + int(binary.BigEndian.Uint32(w.buf[r+1:]))
+		if n < 5 {
+			return fmt.Errorf("shardedpg: the server sent a message of impossible length %d", n)
+		}
+		switch w.buf[r] {
+		case 'E', 'C', 'Z', 'S': // decided by their content
+			if n > maxHeldReply {
+				return fmt.Errorf("shardedpg: the server sent a message of type %c with %d bytes", w.buf[r], n)
+			}
+			if w.end-r < n {
+				w.lo, w.hi, w.raw = min(w.lo, o), o, r
+				return nil
+			}
+		}
+		if w.forward(w.buf[r:min(r+n, w.end)]) {
+			w.pass = n
+		} else {
+			w.skip = n
+		}
+	}
+	w.hi, w.raw = o, r
+	return nil
+}
+
+// forward keeps the books for one message and reports whether pgx gets it. Of the types that sort holds back m is whole;
+// of others only the header is sure to be there.
+func (w *wire) forward(m []byte) bool {
+	if !w.on {
+		if m[0] == 'Z' {
+			w.status = m[5]
+		}
+		return true
+	}
+	if len(w.segments) == 0 {
+		w.unasked(m)
+		return true
+	}
+	seg := &w.segments[0]
+	ours := seg.drop > 0 || seg.pass == 0 && seg.drop2 > 0
+	switch m[0] {
+	case 'S':
+		w.parameter(m)
+		return true
+	case 'A':
+		w.used.discard = true // pgx keeps it for the next WaitForNotification, which may be another tenant's
+		return true
+	case 'N':
+		return !ours
+	case 'E':
+		w.failure(m, seg, ours)
+		return !seg.whole
+	case 'C', 'I', 's':
+		return w.completed(m, seg, ours)
+	case 'G', 'W':
+		seg.twice = false // the server drops a Sync that arrives during COPY FROM STDIN
+		return true
+	case 'Z':
+		return w.ready(m[5], seg)
+	case '1', '2', '3':
+		return !ours && !seg.query
+	}
+	return !ours
+}
+
+// completed counts an answered command.
+func (w *wire) completed(m []byte, seg *segment, ours bool) bool {
+	if !ours {
+		if seg.pass > 0 {
+			if seg.pass--; seg.pass == 0 && seg.drop2 == 0 {
+				w.accept()
+			}
+		} else if w.inTx && endsTransaction(m) {
+			w.brokeTx = true
+		}
+		return true
+	}
+	if seg.reset > 0 {
+		if seg.reset--; seg.reset == 0 {
+			w.clean, w.owner = true, ""
+		}
+	}
+	left := &seg.drop
+	if *left == 0 {
+		left = &seg.drop2
+	}
+	*left--
+	if seg.drop == 0 && seg.begun {
+		w.began = true
+	}
+	if seg.drop+seg.drop2 == 0 && seg.armed {
+		w.accept()
+	}
+	return false
+}
+
+// accept notes that the prologue is in force: from here on the backend holds traces of this tenant.
+func (w *wire) accept() {
+	w.owner, w.clean = w.set.Tenant, false
+	w.armed = true
+}
+
+// endsTransaction tells the tags that end or replace a transaction block from all others. ROLLBACK TO SAVEPOINT has the
+// tag ROLLBACK as well; the caller's text has told those apart by then (see note).
+func endsTransaction(m []byte) bool {
+	switch string(cstring(m[5:])) {
+	case "COMMIT", "BEGIN", "START TRANSACTION", "PREPARE TRANSACTION":
+		return true
+	}
+	return false
+}
+
+// ready ends the oldest segment.
+func (w *wire) ready(status byte, seg *segment) bool {
+	if seg.twice && !(seg.failed && (seg.drop > 0 || seg.drop2 > 0 && seg.pass == 0)) {
+		seg.twice = false // the answer to the Query; the one to our Sync follows
+		return false
+	}
+	whole := seg.whole
+	w.status = status
+	if w.began {
+		w.begin = noBegin
+	}
+	if status == 'I' {
+		w.brokeTx = w.brokeTx || w.inTx && w.began
+		w.armed, w.dirty, w.rearm = false, false, false
+	}
+	w.segments = slices.Delete(w.segments, 0, 1)
+	return !whole
+}
+
+// failure notes an error of the server.
+func (w *wire) failure(m []byte, seg *segment, ours bool) {
+	code := errorField(m, 'C')
+	switch code {
+	case "53200", "57P01", "57P02", "57P03":
+		// Out of memory can leave session locks behind that even a reset may not be able to clear.
+		w.used.discard = true
+	}
+	seg.failed = true
+	if ours || seg.whole {
+		w.ours = code
+	}
+}
+
+// parameter watches the settings that decide how a statement's text is read: a reset inside a simple-protocol string
+// cannot change how the rest of that string was lexed.
+func (w *wire) parameter(m []byte) {
+	name := cstring(m[5:])
+	value := cstring(m[5+len(name)+1:])
+	for i := 0; i+1 < len(w.tracked); i += 2 {
+		if w.tracked[i] == string(name) && w.tracked[i+1] != string(value) {
+			w.used.discard = true
+		}
+	}
+}
+
+// unasked notes what the server says without having been asked.
+func (w *wire) unasked(m []byte) {
+	switch m[0] {
+	case 'S':
+		w.parameter(m)
+	case 'E', 'A':
+		w.used.discard = true
+	}
+}
+
+func errorField(m []byte, field byte) string {
+	for rest := m[5:]; len(rest) > 1 && rest[0] != 0; {
+		value := cstring(rest[1:])
+		if rest[0] == field {
+			return string(value)
+		}
+		rest = rest[min(len(value)+2, len(rest)):]
+	}
+	return ""
+}
+
+// drain reads until the answers to everything that was sent have come.
+func (w *wire) drain() error {
+	for len(w.segments) > 0 {
+		if err := w.fill(); err != nil {
+			return err
+		}
+		if w.hi > w.lo {
+			return io.ErrUnexpectedEOF // somebody else's answer among ours
+		}
+	}
+	return nil
+}

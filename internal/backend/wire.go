@@ -1,0 +1,360 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/sharded-pg/sharded-pg/internal/sqllex"
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// wire sits between pgx's protocol layer and its connection. On the way out it puts the reset, a deferred BEGIN and the
+// prologue in front of what pgx flushes, in the same write; on the way in it takes out exactly the answers to those.
+// Everything it decides comes from the bytes: pgx's exec mode is an argument of each call and cannot be asked.
+//
+// One goroutine at a time uses a wire, the one that uses the pgx connection; the exception is Terminate, which pgx may
+// write from a goroutine of its own and which touches no state here.
+type wire struct {
+	r io.Reader
+	w io.Writer
+
+	on    bool      // after the connection has been verified; before, bytes pass as they are
+	proto *protocol // nil until on
+
+	// What the lease wants.
+	set     rls.Settings
+	bare    bool      // nothing is put in front: the settings are in force for the session, which will not be reused
+	begin   beginText // waits for the first statement
+	inTx    bool      // between a deferred BEGIN and its end: transaction control by the caller breaks the transaction
+	guard   guard
+	pooled  bool
+	defs    rls.Defaults
+	refused error // the guard's word on the last write, until taken
+
+	// What is known of the backend.
+	status  byte   // of the last ReadyForQuery
+	owner   string // the tenant that used it last
+	clean   bool   // a reset was acknowledged and nothing ran since
+	armed   bool   // the settings are in force in the open transaction
+	armedMS int64  // with this statement_timeout
+	dirty   bool   // something not plain ran in the open transaction
+	rearm   bool   // the settings may have been changed since they were armed
+	stmts   map[string]sqllex.Flags
+	lanes   *laneCounters
+	began   bool     // the deferred BEGIN was acknowledged
+	brokeTx bool     // the caller ended or replaced the driver's transaction with SQL of its own
+	dropped bool     // the driver's prepared statements are gone
+	used    usage    // what this lease has done to the backend
+	ours    string   // SQLSTATE of an error in a part that is ours, until taken
+	tracked []string // parameters that decide how literals are read, as reported at connect
+
+	// Requests sent, oldest first; the answers arrive in this order.
+	segments []segment
+	open     bool // the last segment has not been closed by Sync or Query yet
+
+	out   []byte // reused by Write
+	synth []byte // answers made here, for a refused write
+
+	// Input: buf[lo:hi] is ready for pgx, buf[raw:end] has not been looked at.
+	buf              []byte
+	lo, hi, raw, end int
+	pass, skip       int // bytes of the current message to hand on, or to drop, unseen
+}
+
+// usage is what a lease did that decides about the backend's future.
+type usage struct {
+	notPlain bool // reset before anybody else
+	discard  bool // close
+}
+
+// segment is what the server answers with one ReadyForQuery.
+type segment struct {
+	reset  int  // commands of the reset still to be acknowledged
+	drop   int  // commands of ours still to be answered
+	pass   int  // then commands of the caller's
+	drop2  int  // then commands of ours again
+	query  bool // simple protocol
+	twice  bool // a Sync follows the Query, so ReadyForQuery comes twice
+	whole  bool // nothing of it is the caller's
+	armed  bool // it carries a prologue
+	begun  bool // it carries the deferred BEGIN
+	failed bool
+	// fronted: what belongs in front of it has been decided. late: that was a BEGIN of the caller's, and the prologue waits
+	// for the next statement.
+	fronted, late bool
+}
+
+var (
+	errUnnamedBind = errors.New("this exec mode needs a server connection of its own; behind a pooler use " +
+		"default_query_exec_mode=exec or simple_protocol")
+	errMidFlight = errors.New("shardedpg: a refused statement was part of a longer pipeline; the connection is closed")
+)
+
+// Write sends what pgx flushed, with what is ours in front, as one write.
+func (w *wire) Write(p []byte) (int, error) {
+	if len(p) > 0 && p[0] == 'X' || !w.on {
+		return w.w.Write(p)
+	}
+	out, answers, err := w.splice(w.out[:0], p)
+	w.out = out[:0]
+	if cap(w.out) > 64<<10 {
+		w.out = nil
+	}
+	if err != nil {
+		return w.refuse(p, answers, err)
+	}
+	n, err := w.w.Write(out)
+	if err != nil {
+		// pgx calls a write safe to retry when nothing was written. A cut prologue is the server's to drop, so a partial
+		// write must never read as zero.
+		return min(n, len(p)), err
+	}
+	return len(p), nil
+}
+
+// splice copies p to out with our part in front of each segment that needs it. answers counts the segments of p.
+func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
+	mark := len(w.segments)
+	defer func() {
+		if err != nil {
+			w.segments = w.segments[:mark]
+		}
+	}()
+	for rest := p; len(rest) > 0; {
+		if len(rest) < 5 {
+			return out, answers, errors.New("shardedpg: a protocol message was cut before its header")
+		}
+		n := 1 + int(binary.BigEndian.Uint32(rest[1:]))
+		if n > len(rest) {
+			return out, answers, errors.New("shardedpg: a protocol message was cut")
+		}
+		m := rest[:n]
+		rest = rest[n:]
+		switch m[0] {
+		case 'd', 'c', 'f', 'H': // COPY data and Flush belong to whatever is open
+			out = append(out, m...)
+			continue
+		}
+		if !w.open {
+			w.segments = append(w.segments, segment{})
+			w.open = true
+		}
+		seg := &w.segments[len(w.segments)-1]
+		switch m[0] {
+		case 'P', 'B', 'D', 'E', 'F', 'Q':
+			flags, text := w.classify(m)
+			if err := w.refusal(m, flags); err != nil {
+				w.open = false
+				return out, answers + closers(p[len(p)-len(rest)-n:]), err
+			}
+			if m[0] == 'Q' {
+				first := !seg.fronted
+				seg.query = true
+				if first {
+					out, m = w.front(out, seg, m, flags, text)
+				}
+				out = append(out, m...)
+				if seg.drop+seg.drop2 > 0 || seg.pass > 0 {
+					// An error in front makes the server skip to the next Sync, over the Query: it needs one.
+					seg.twice = true
+					out = append(out, syncMessage...)
+				}
+				w.note(flags)
+				w.open = false
+				answers++
+				continue
+			}
+			switch {
+			case m[0] == 'E':
+			case !seg.fronted:
+				out, m = w.front(out, seg, m, flags, text)
+			case seg.late && m[0] != 'D' && flags&sqllex.Begin == 0:
+				seg.late, seg.armed = false, true
+				seg.pass, seg.drop2 = 1, w.steps()
+				out = w.appendPrologue(out)
+			}
+			if m[0] == 'P' || m[0] == 'B' {
+				w.note(flags)
+			}
+		case 'S':
+			w.open = false
+			answers++
+		case 'C':
+			if len(m) > 6 && m[5] == 'S' {
+				delete(w.stmts, string(cstring(m[6:])))
+			}
+		}
+		out = append(out, m...)
+	}
+	return out, answers, nil
+}
+
+// front appends what has to fly in front of message m, the first of seg that makes the server look at SQL.
+func (w *wire) front(out []byte, seg *segment, m []byte, flags sqllex.Flags, text []byte) ([]byte, []byte) {
+	if w.bare || flags&sqllex.Empty != 0 || w.set.Tenant == "" {
+		return out, m
+	}
+	seg.fronted = true
+	if len(w.segments) > 1 { // pipelined by the caller: the status after the segments before is not known
+		if flags&(sqllex.Begin|sqllex.End|sqllex.RollbackTo|sqllex.SetTransaction) == 0 {
+			out = w.prologue(out, seg)
+		}
+		return out, m
+	}
+	switch w.status {
+	case 'E': // nothing but ROLLBACK can succeed, and a prologue would stand in its way
+		return out, m
+	case 'T':
+		if flags&(sqllex.End|sqllex.SetTransaction) != 0 {
+			return out, m
+		}
+		if !w.armed || w.rearm || w.armedMS != w.set.TimeoutMS {
+			out = w.prologue(out, seg)
+		}
+		return out, m
+	}
+	if w.pooled || !w.clean && w.owner != w.set.Tenant {
+		out = append(out, w.proto.reset...)
+		seg.reset, seg.drop = w.proto.resetN, w.proto.resetN
+		w.lanes.reset.Add(1)
+	} else {
+		w.lanes.direct.Add(1)
+	}
+	if w.begin != noBegin {
+		out = append(out, w.proto.begin[w.begin]...)
+		seg.begun = true
+		seg.drop++
+		if flags&sqllex.SetTransaction != 0 { // must come before any query; the prologue is one
+			return out, m
+		}
+	} else if flags&sqllex.Begin != 0 {
+		return w.frontOfBegin(out, seg, m, flags, text)
+	}
+	return w.prologue(out, seg), m
+}
+
+// frontOfBegin keeps the prologue out of the way of a BEGIN of the caller's. Alone, BEGIN flies alone and the prologue
+// goes with the next flight. In a string with more behind it, it is taken out of the string (blanks keep error positions
+// right) and the prologue goes between the two.
+func (w *wire) frontOfBegin(out []byte, seg *segment, m []byte, flags sqllex.Flags, text []byte) ([]byte, []byte) {
+	if m[0] != 'Q' || flags&sqllex.Multi == 0 {
+		seg.late = m[0] != 'Q'
+		return out, m
+	}
+	end := sqllex.ScanBytes(text).FirstEnd
+	begin := string(text[:end])
+	out = appendParse(out, "", begin, 0)
+	out = must((&pgproto3.Bind{}).Encode(out))
+	out = append(out, executeUnnamed...)
+	m = slices.Clone(m)
+	for i := range end {
+		if b := &m[5+i]; *b != '\n' {
+			*b = ' '
+		}
+	}
+	seg.pass = 1
+	seg.drop2 = w.steps()
+	seg.armed = true
+	return w.appendPrologue(out), m
+}
+
+func (w *wire) prologue(out []byte, seg *segment) []byte {
+	seg.armed = true
+	seg.drop += w.steps()
+	return w.appendPrologue(out)
+}
+
+func (w *wire) steps() int {
+	n := 1
+	if w.set.ReadOnly {
+		n++
+	}
+	if w.set.Tag != "" {
+		n++
+	}
+	return n
+}
+
+func (w *wire) appendPrologue(out []byte) []byte {
+	step := w.set.Step(w.defs)
+	if w.dirty {
+		step = w.set.RearmStep()
+	}
+	out = w.proto.appendStep(out, step, &w.set)
+	if w.set.ReadOnly {
+		out = w.proto.appendStep(out, rls.ReadOnly, &w.set)
+	}
+	if w.set.Tag != "" {
+		out = w.proto.appendStep(out, rls.Tag, &w.set)
+	}
+	w.armedMS, w.rearm = w.set.TimeoutMS, false
+	return out
+}
+
+// classify says what a message makes the server run. Parse and Query carry the text; Bind names a statement whose text
+// was seen when it was parsed.
+func (w *wire) classify(m []byte) (sqllex.Flags, []byte) {
+	switch m[0] {
+	case 'Q':
+		text := cstring(m[5:])
+		return sqllex.ScanBytes(text).Flags, text
+	case 'P':
+		name := cstring(m[5:])
+		text := cstring(m[5+len(name)+1:])
+		flags := sqllex.ScanBytes(text).Flags
+		w.stmts[string(name)] = flags
+		return flags, text
+	case 'B':
+		portal := cstring(m[5:])
+		name := cstring(m[5+len(portal)+1:])
+		return w.stmts[string(name)], nil
+	}
+	return sqllex.Plain, nil
+}
+
+// note records what a statement that is about to be sent may leave behind.
+func (w *wire) note(flags sqllex.Flags) {
+	if flags&(sqllex.Plain|sqllex.Empty) == 0 {
+		w.used.notPlain = true
+		w.dirty = true
+		w.rearm = true
+	}
+	if flags&sqllex.RollbackTo != 0 {
+		w.rearm = true
+	}
+	if flags&(sqllex.Discard|sqllex.Unterminated) != 0 {
+		w.used.discard = true
+	}
+	if flags&sqllex.DropsPrepared != 0 {
+		w.dropped = true
+	}
+	if w.inTx && flags&sqllex.TxControl != 0 {
+		w.brokeTx = true
+	}
+}
+
+func cstring(b []byte) []byte {
+	if i := slices.Index(b, 0); i >= 0 {
+		return b[:i]
+	}
+	return b
+}
+
+// closers counts the messages in p that the server would answer with ReadyForQuery.
+func closers(p []byte) (n int) {
+	for len(p) >= 5 {
+		if p[0] == 'S' || p[0] == 'Q' {
+			n++
+		}
+		size := 1 + int(binary.BigEndian.Uint32(p[1:]))
+		if size > len(p) {
+			break
+		}
+		p = p[size:]
+	}
+	return n
+}

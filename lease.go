@@ -1,0 +1,253 @@
+package shardedpg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sharded-pg/sharded-pg/internal/backend"
+	"github.com/sharded-pg/sharded-pg/limits"
+	"github.com/sharded-pg/sharded-pg/resolver"
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// lease is what a virtual connection holds for one checkout by database/sql: a slot and a backend, for one tenant. A held
+// lease whose backend is nil has lost it.
+type lease struct {
+	tenant   string
+	route    *resolver.Route
+	shard    *shard
+	backend  *backend.Backend
+	settings rls.Settings
+	deadline time.Time // of the context that the timeout in force was made for
+}
+
+func (l *lease) held() bool { return l.route != nil }
+
+// acquire runs the stages in front of the statement: tenant, route, slot, backend, prologue. On a connection that is
+// already leased only the tenant and the deadline are looked at.
+func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
+	l := &c.lease
+	if l.held() {
+		if err := l.admit(ctx, c.c.cfg.TenantCase); err != nil {
+			return nil, err
+		}
+		return c.held(ctx)
+	}
+	tenant, err := c.c.tenant(ctx) // 1
+	if err != nil {
+		return nil, err
+	}
+	route, err := c.c.route(ctx, tenant) // 2
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.c.shard(route)
+	if err != nil {
+		return nil, &Error{Stage: StageBackend, Tenant: tenant, Shard: route.Shard.Name, Err: err}
+	}
+	if err := s.slots.Acquire(ctx, limits.Request{Tenant: tenant}); err != nil { // 3
+		return nil, slotError(err, tenant, s.name)
+	}
+	l.tenant, l.route, l.shard = tenant, route, s
+	l.settings = rls.For(route)
+	if c.c.cfg.Tag {
+		l.settings.Tag = tag(tenant)
+	}
+	return c.checkout(ctx) // 4 and 5
+}
+
+// checkout takes a backend for the lease and arms it. Without one the lease is over.
+func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
+	l := &c.lease
+	l.setDeadline(ctx)
+	key := backend.Key{Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema}
+	b, err := l.shard.pool.Checkout(ctx, key, &l.settings)
+	if err != nil {
+		err = l.backendError(err)
+		l.shard.free()
+		*l = lease{}
+		return nil, err
+	}
+	l.backend = b
+	b.Arm(&l.settings)
+	return b, nil
+}
+
+// release undoes acquire, in reverse. The pool gives the slot back when the server can no longer be busy for this lease.
+func (c *Conn) release() {
+	l := &c.lease
+	if !l.held() {
+		return
+	}
+	s, b := l.shard, l.backend
+	*l = lease{}
+	c.tx = tx{}
+	if b == nil {
+		s.free()
+		return
+	}
+	s.pool.Return(b, s.free)
+}
+
+// held returns the backend of a lease that goes on.
+func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
+	l := &c.lease
+	if l.backend == nil {
+		return c.replace(ctx)
+	}
+	b := l.backend
+	if c.tx.open && b.BrokeTx() {
+		return nil, &Error{Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, Err: errBrokenTx, sent: true}
+	}
+	if b.Busy() {
+		return nil, &Error{Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, Err: errRowsOpen}
+	}
+	if b.NeedsRefresh() {
+		if err := b.Refresh(ctx); err != nil {
+			return nil, l.backendError(err)
+		}
+	}
+	if l.setDeadline(ctx) {
+		b.SetTimeout(l.settings.TimeoutMS)
+	}
+	c.tx.statements++
+	return b, nil
+}
+
+// replace takes another backend for a lease that has lost its own. A transaction of which nothing ran moves with it.
+func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
+	if c.tx.open && c.tx.statements > 0 {
+		return nil, c.lease.lost("the connection was lost and the transaction with it; start it again")
+	}
+	b, err := c.checkout(ctx)
+	if err != nil || !c.tx.open {
+		return b, err
+	}
+	c.tx.statements++
+	return b, b.Begin(c.tx.opts)
+}
+
+var (
+	errBrokenTx = errors.New("the transaction was ended by a BEGIN, COMMIT, ROLLBACK or PREPARE TRANSACTION in a statement; " +
+		"use the methods of sql.Tx, and ROLLBACK TO for savepoints")
+	errRowsOpen = errors.New("rows of an earlier query are still open on this connection; read them to the end or close " +
+		"them first")
+)
+
+// setDeadline gives the statement the smaller of the plan's timeout and the time until the context's deadline. The same
+// deadline again changes nothing: a limit that was armed a little earlier is only a little longer.
+func (l *lease) setDeadline(ctx context.Context) (changed bool) {
+	deadline, _ := ctx.Deadline()
+	if deadline.Equal(l.deadline) {
+		return false
+	}
+	l.deadline = deadline
+	plan := rls.For(l.route)
+	before := l.settings.TimeoutMS
+	l.settings.TimeoutMS = plan.TimeoutMS
+	if !deadline.IsZero() {
+		l.settings.Cap(time.Until(deadline))
+	}
+	return l.settings.TimeoutMS != before
+}
+
+// admit checks a context against a lease that is bound already. No tenant inherits; another one is refused.
+func (l *lease) admit(ctx context.Context, tenantCase TenantCase) error {
+	tenant, err := tenantOf(ctx)
+	if errors.Is(err, ErrNoTenant) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if tenantCase.apply(tenant) != l.tenant {
+		return &Error{Stage: StageTenant, Tenant: tenant, Err: fmt.Errorf("%w: this transaction or connection belongs to "+
+			"tenant %q; start another one", ErrTenantMismatch, l.tenant)}
+	}
+	return nil
+}
+
+// tenant is stage 1: the valid, normalised tenant of a context.
+func (c *Connector) tenant(ctx context.Context) (string, error) {
+	id, err := tenantOf(ctx)
+	if err != nil {
+		return "", err
+	}
+	id = c.cfg.TenantCase.apply(id)
+	if err := resolver.ValidTenantID(id); err != nil {
+		return "", &Error{Stage: StageTenant, Err: err}
+	}
+	return id, nil
+}
+
+// route is stage 2: where the tenant lives, if it may run statements.
+func (c *Connector) route(ctx context.Context, tenant string) (*resolver.Route, error) {
+	r, err := c.routes.Resolve(ctx, tenant)
+	if err != nil {
+		return nil, routeError(err, tenant)
+	}
+	switch r.State {
+	case resolver.StateActive, resolver.StateReadOnly:
+		return r, nil
+	}
+	return nil, &Error{Stage: StageRoute, Tenant: tenant, Shard: r.Shard.Name, Err: fmt.Errorf(
+		"%w: its state is %s; enable it in the registry", ErrTenantDisabled, r.State)}
+}
+
+func routeError(err error, tenant string) error {
+	e := &Error{Stage: StageRoute, Tenant: tenant, Err: err}
+	switch {
+	case errors.Is(err, ErrRegistryUnavailable):
+		e.RetryAfter = time.Second
+	case errors.Is(err, ErrTenantNotFound):
+		e.Err = fmt.Errorf("%w; add it to the registry, or check the ID", err)
+	}
+	return e
+}
+
+func slotError(err error, tenant, shard string) error {
+	e := &Error{Stage: StageSlot, Tenant: tenant, Shard: shard, Err: err}
+	if errors.Is(err, ErrShardBusy) {
+		e.RetryAfter = time.Second
+	}
+	return e
+}
+
+// backendError is for failures to get a usable connection: nothing of the caller's was sent.
+func (l *lease) backendError(err error) error {
+	e := &Error{Stage: StageBackend, Tenant: l.tenant, Shard: l.shard.name, Err: err}
+	if !errors.Is(err, ErrUnsafeRole) && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, context.Canceled) {
+		e.Err = fmt.Errorf("%w: %w; check that the server is up and takes connections", ErrShardUnavailable, err)
+		e.RetryAfter = time.Second
+	}
+	return e
+}
+
+// lost is for a connection that broke after something was sent.
+func (l *lease) lost(what string) error {
+	return &Error{
+		Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, sent: true, RetryAfter: time.Second,
+		Err: fmt.Errorf("%w: %s", ErrShardUnavailable, what),
+	}
+}
+
+func (c TenantCase) apply(id string) string {
+	switch c {
+	case TenantCaseLower:
+		return strings.ToLower(id)
+	case TenantCaseUpper:
+		return strings.ToUpper(id)
+	}
+	return id
+}
+
+// tag is a tenant as application_name: PostgreSQL cuts it at 63 bytes and replaces what is not printable ASCII.
+func tag(tenant string) string { return "tenant:" + tenant }
+
+// commentSafe makes a schema's name fit for an SQL comment. It only has to tell schemas apart.
+func commentSafe(schema string) string { return noComment.Replace(schema) }
+
+var noComment = strings.NewReplacer("/", "∕", "*", "∗")

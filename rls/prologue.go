@@ -1,0 +1,82 @@
+package rls
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Step is one statement of a prologue. A prologue is one of the identity steps, followed by ReadOnly and Tag where the
+// tenant needs them.
+type Step int
+
+// The steps, and the values each takes in order.
+const (
+	Tenant       Step = iota // tenant
+	Timeout                  // tenant, statement_timeout
+	Limits                   // tenant, statement_timeout, work_mem
+	Schema                   // tenant, statement_timeout, work_mem, search_path, role
+	Rearm                    // as Limits, but a smaller limit that the caller has set stays
+	RearmSchema              // as Schema, likewise
+	ReadOnly                 // none
+	Tag                      // application_name
+	StepCount    int  = iota
+	DefaultGUC        = "app.current_tenant_id"
+	maxGUCLength      = 63
+)
+
+// Params is the number of values of each step, all of type text.
+var Params = [StepCount]int{Tenant: 1, Timeout: 2, Limits: 3, Schema: 5, Rearm: 3, RearmSchema: 5, ReadOnly: 0, Tag: 1}
+
+var gucName = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+$`)
+
+// CheckGUC reports whether name can be the tenant setting: a lower-case custom parameter, that is one with a dot
+// (PostgreSQL manual, section 20.16, Customized Options).
+func CheckGUC(name string) error {
+	if len(name) > maxGUCLength || !gucName.MatchString(name) {
+		return fmt.Errorf("the tenant setting %q is not a custom parameter name; use lower-case letters, digits and "+
+			"underscores with one dot, like %s", name, DefaultGUC)
+	}
+	return nil
+}
+
+// SQL returns the text of a step for the tenant setting guc, which CheckGUC has accepted. No step returns a value that
+// was bound to it, so nothing of a tenant reaches a log of results.
+func SQL(step Step, guc string) string {
+	tenant := local("'"+guc+"'", "$1")
+	timeout, workMem := local("'statement_timeout'", "$2"), local("'work_mem'", "$3")
+	path, role := local("'search_path'", "$4"), local("'role'", "$5")
+	switch step {
+	case Tenant:
+		return sel(tenant)
+	case Timeout:
+		return sel(tenant, timeout)
+	case Limits:
+		return sel(tenant, timeout, workMem)
+	case Schema:
+		return sel(tenant, timeout, workMem, path, role)
+	case Rearm:
+		return sel(tenant, local("'statement_timeout'", cappedTimeout), local("'work_mem'", cappedWorkMem))
+	case RearmSchema:
+		return sel(tenant, local("'statement_timeout'", cappedTimeout), local("'work_mem'", cappedWorkMem), path, role)
+	case ReadOnly:
+		return sel(local("'transaction_read_only'", "'on'"))
+	case Tag:
+		return sel(local("'application_name'", "$1"))
+	}
+	panic(fmt.Sprintf("rls: unknown step %d", step))
+}
+
+// A caller's own SET LOCAL may tighten a limit, never lift it. '0' is no limit, in either place.
+const (
+	cappedTimeout = `case when $2 = '0' or current_setting('statement_timeout')::interval between interval '1 ms' and ` +
+		`($2 || ' ms')::interval then current_setting('statement_timeout') else $2 end`
+	cappedWorkMem = `case when pg_size_bytes(current_setting('work_mem')) <= pg_size_bytes($3) ` +
+		`then current_setting('work_mem') else $3 end`
+)
+
+func local(name, value string) string {
+	return "set_config(" + name + ", " + value + ", true) is not null"
+}
+
+func sel(columns ...string) string { return "select " + strings.Join(columns, ", ") }

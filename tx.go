@@ -1,0 +1,108 @@
+package shardedpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sharded-pg/sharded-pg/internal/backend"
+)
+
+// tx is the open transaction of a virtual connection.
+type tx struct {
+	conn *Conn
+	// database/sql's Tx carries its context for its whole life; Commit has no other.
+	ctx        context.Context
+	opts       driver.TxOptions
+	open       bool
+	statements int
+}
+
+var _ driver.Tx = (*tx)(nil)
+
+// rollbackTimeout bounds a ROLLBACK, which runs on a context of its own: the transaction's has usually ended by then.
+const rollbackTimeout = 5 * time.Second
+
+// BeginTx takes a lease and sends nothing. BEGIN flies with the first statement, and its errors surface there.
+func (c *Conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if err := backend.CheckTxOptions(opts); err != nil {
+		return nil, err
+	}
+	b, err := c.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if b.Status() != 'I' {
+		return nil, &Error{Stage: StageStatement, Tenant: c.lease.tenant, Shard: c.lease.shard.name, Err: errors.New(
+			"a BEGIN sent as a statement has a transaction open on this connection; end it before BeginTx")}
+	}
+	if err := b.Begin(opts); err != nil {
+		return nil, err
+	}
+	c.tx = tx{conn: c, ctx: ctx, opts: opts, open: true}
+	return &c.tx, nil
+}
+
+// Begin is the form without a context.
+func (c *Conn) Begin() (driver.Tx, error) { return c.BeginTx(context.Background(), driver.TxOptions{}) }
+
+// Commit ends the transaction. pgx.ErrTxCommitRollback says that the server rolled it back, because a statement in it had
+// failed.
+func (t *tx) Commit() error {
+	c, ctx := t.conn, t.ctx
+	b, err := c.end(ctx)
+	if b == nil || err != nil {
+		return err
+	}
+	tag, err := b.End(ctx, true)
+	if err != nil {
+		if b.Dead() && ctx.Err() == nil {
+			c.lease.shard.pool.Flush()
+		}
+		return err
+	}
+	if tag == "ROLLBACK" {
+		return pgx.ErrTxCommitRollback
+	}
+	return nil
+}
+
+// Rollback ends the transaction; one that the server has lost already is rolled back.
+func (t *tx) Rollback() error {
+	c := t.conn
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackTimeout)
+	defer cancel()
+	b, err := c.end(ctx)
+	if b == nil || err != nil {
+		if b != nil {
+			_, _ = b.End(ctx, false)
+		}
+		return err
+	}
+	_, err = b.End(ctx, false)
+	return err
+}
+
+// end takes the transaction off the connection and says what is left to finish. No backend: it never got that far, or
+// the connection was lost.
+func (c *Conn) end(ctx context.Context) (*backend.Backend, error) {
+	open := c.tx.open
+	l := &c.lease
+	statements := c.tx.statements
+	c.tx = tx{}
+	switch {
+	case !open || !l.held():
+		return nil, nil
+	case l.backend == nil:
+		if statements > 0 {
+			return nil, l.lost("the connection was lost and the transaction with it; start it again")
+		}
+		return nil, nil
+	case l.backend.BrokeTx():
+		return l.backend, &Error{Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, Err: errBrokenTx, sent: true}
+	}
+	return l.backend, ctx.Err()
+}
