@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // BouncerOptions say how a PgBouncer pools. The zero value is a transaction pool of PgBouncer's own default size.
@@ -123,21 +122,10 @@ func (b *Bouncer) launch(ctx context.Context, program string, as account) error 
 }
 
 func (b *Bouncer) awaitReady(ctx context.Context) error {
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for {
+	return poll(ctx, b.process, func() bool {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", socketPath(b.dir.path, b.port))
-		if err == nil {
-			return conn.Close()
-		}
-		select {
-		case <-b.process.done:
-			return fmt.Errorf("it ended: %w", b.process.err)
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
+		return err == nil && conn.Close() == nil
+	})
 }
 
 // DSN returns a keyword/value connection string over the bouncer's Unix socket. No password is needed. The database

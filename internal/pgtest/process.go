@@ -1,10 +1,15 @@
 package pgtest
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"time"
 )
+
+const pollInterval = 2 * time.Millisecond
 
 // process is a started program that ends with this one.
 type process struct {
@@ -47,4 +52,24 @@ func (p *process) running() bool {
 func (p *process) end(signal os.Signal) {
 	_ = p.command.Process.Signal(signal) // the only failure is that it has ended already
 	<-p.done
+}
+
+// poll waits until the condition holds. It gives up when the context ends, or the process, if there is one.
+func poll(ctx context.Context, p *process, condition func() bool) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	var ended chan struct{}
+	if p != nil {
+		ended = p.done
+	}
+	for !condition() {
+		select {
+		case <-ended:
+			return fmt.Errorf("it ended: %w", p.err)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
 }

@@ -18,10 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-const (
-	startTimeout = 60 * time.Second
-	pollInterval = 2 * time.Millisecond
-)
+const startTimeout = 60 * time.Second
 
 // Options say what kind of server to start. The zero value is a good one.
 type Options struct {
@@ -149,22 +146,12 @@ func (s *Server) launch(ctx context.Context) error {
 // awaitReady waits until the eighth line of postmaster.pid says ready. The first line must name our process: after a
 // crash the file of the previous one is still there.
 func (s *Server) awaitReady(ctx context.Context, p *process) error {
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for {
+	pid := strconv.Itoa(p.pid())
+	return poll(ctx, p, func() bool {
 		text, _ := os.ReadFile(filepath.Join(s.data(), "postmaster.pid")) // not there yet: no lines
 		lines := strings.Split(string(text), "\n")
-		if len(lines) > 7 && lines[0] == strconv.Itoa(p.pid()) && strings.TrimSpace(lines[7]) == "ready" {
-			return nil
-		}
-		select {
-		case <-p.done:
-			return fmt.Errorf("it ended: %w", p.err)
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
+		return len(lines) > 7 && lines[0] == pid && strings.TrimSpace(lines[7]) == "ready"
+	})
 }
 
 // DSN returns a keyword/value connection string over the Unix socket. No password is needed.
@@ -219,12 +206,10 @@ func (s *Server) Kill() error {
 	<-s.process.done
 	s.process = nil
 	// A backend that still holds the shared memory would keep the server from starting again.
-	deadline := time.Now().Add(10 * time.Second)
-	for slices.ContainsFunc(backends, alive) {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("pgtest: backends of server %q survive being killed", s.name)
-		}
-		time.Sleep(pollInterval)
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := poll(ctx, nil, func() bool { return !slices.ContainsFunc(backends, alive) }); err != nil {
+		return fmt.Errorf("pgtest: backends of server %q survive being killed: %w", s.name, err)
 	}
 	return nil
 }
