@@ -1,0 +1,144 @@
+package registry
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+var (
+	_ driver.Connector = (*connector)(nil)
+	_ io.Closer        = (*connector)(nil)
+)
+
+const connectTimeout = 5 * time.Second
+
+// connector lets a connection attempt outlive the caller that started it and gives its result to the next one. A lookup
+// may take 150 ms; connecting across a continent with TLS and a password takes longer, and if each lookup threw its
+// attempt away, the registry would never be reached.
+type connector struct {
+	server   driver.Connector
+	attempts chan struct{}  // holds a token for each attempt under way
+	spare    chan connected // results that nobody has taken yet
+
+	mu     sync.Mutex
+	cancel map[*context.CancelFunc]struct{} // of the attempts under way; nil once closed
+	wg     sync.WaitGroup
+}
+
+type connected struct {
+	conn driver.Conn
+	err  error
+}
+
+// Driver returns the driver underneath, as [driver.Connector] asks.
+func (c *connector) Driver() driver.Driver { return c.server.Driver() }
+
+func newConnector(cfg *pgx.ConnConfig, most int) *connector {
+	return detached(stdlib.GetConnector(*cfg), most)
+}
+
+func detached(c driver.Connector, most int) *connector {
+	return &connector{
+		server:   c,
+		attempts: make(chan struct{}, most),
+		spare:    make(chan connected, most),
+		cancel:   make(map[*context.CancelFunc]struct{}),
+	}
+}
+
+// Connect returns a connection, from an attempt that an earlier caller gave up on if there is one.
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	for {
+		select {
+		case got := <-c.spare:
+			if got.err != nil {
+				continue // an old failure says nothing about now
+			}
+			return got.conn, nil
+		default:
+		}
+		break
+	}
+	select {
+	case c.attempts <- struct{}{}:
+		if err := c.start(ctx); err != nil {
+			<-c.attempts
+			return nil, err
+		}
+	default: // as many attempts as there can be connections are under way: wait for one of those
+	}
+	select {
+	case got := <-c.spare:
+		return got.conn, got.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *connector) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancel == nil {
+		cancel()
+		return ErrClosed
+	}
+	c.cancel[&cancel] = struct{}{}
+	c.wg.Go(func() {
+		defer cancel()
+		var got connected
+		got.conn, got.err = c.server.Connect(ctx)
+		<-c.attempts
+
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.cancel, &cancel)
+		if c.cancel != nil {
+			select {
+			case c.spare <- got:
+				return
+			default:
+			}
+		}
+		if got.conn != nil {
+			_ = got.conn.Close()
+		}
+	})
+	return nil
+}
+
+// Close ends the attempts under way and closes what nobody took. sql.DB.Close calls it.
+func (c *connector) Close() error {
+	c.mu.Lock()
+	for cancel := range c.cancel {
+		(*cancel)()
+	}
+	c.cancel = nil
+	c.mu.Unlock()
+	c.wg.Wait()
+	for {
+		select {
+		case got := <-c.spare:
+			if got.conn != nil {
+				_ = got.conn.Close()
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+// lost reports whether err means that an established connection has ended.
+func lost(err error) bool {
+	var network net.Error
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || errors.As(err, &network)
+}

@@ -1,0 +1,85 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// expand replaces each ${NAME} in a DSN by the variable's value. Values are not expanded again, and a $ without a brace
+// is left alone, because passwords have them. Errors name variables and never quote the DSN.
+func expand(dsn string) (string, error) {
+	var out strings.Builder
+	err := references(dsn, func(text, name string) error {
+		out.WriteString(text)
+		if name == "" {
+			return nil
+		}
+		value, ok := os.LookupEnv(name)
+		if !ok {
+			return fmt.Errorf("environment variable %s is not set: set it where this program runs", name)
+		}
+		out.WriteString(value)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return out.String(), nil
+}
+
+// checkReferences refuses a DSN whose references could never be expanded.
+func checkReferences(dsn string) error {
+	return references(dsn, func(string, string) error { return nil })
+}
+
+// references calls each with the text before each reference and its name, and at the end with the rest and no name.
+func references(dsn string, each func(text, name string) error) error {
+	for {
+		text, rest, found := strings.Cut(dsn, "${")
+		if !found {
+			return each(text, "")
+		}
+		name, after, closed := strings.Cut(rest, "}")
+		if !closed {
+			return errors.New("a ${ without a closing brace: write references as ${NAME}")
+		}
+		if !variableName(name) {
+			return errors.New("a ${...} that is no variable name: use letters, digits and underscores, not a digit first")
+		}
+		if err := each(text, name); err != nil {
+			return err
+		}
+		dsn = after
+	}
+}
+
+func variableName(name string) bool {
+	for i, c := range name {
+		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// expandShard returns the shard with its DSNs expanded.
+func expandShard(s Shard) (Shard, error) {
+	var errs [2]error
+	s.DSN, errs[0] = expandField(s.Name, "dsn", s.DSN)
+	s.AdminDSN, errs[1] = expandField(s.Name, "admin dsn", s.AdminDSN)
+	if err := errors.Join(errs[:]...); err != nil {
+		return Shard{}, err
+	}
+	return s, nil
+}
+
+func expandField(shard, field, dsn string) (string, error) {
+	out, err := expand(dsn)
+	if err != nil {
+		return "", fmt.Errorf("%s of shard %q: %w", field, shard, err)
+	}
+	return out, nil
+}
