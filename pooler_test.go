@@ -1,0 +1,106 @@
+package shardedpg_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/registry"
+)
+
+// pooled opens a driver instance of its own behind a PgBouncer.
+func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int) *sql.DB {
+	t.Helper()
+	store, err := registry.NewStatic(registry.Fleet{
+		Shards: []registry.Shard{{
+			Name: "s1", DSN: bouncer.DSN("wire_app", database) + " default_query_exec_mode=" + execMode,
+		}},
+		Tenants: []registry.Tenant{{ID: "a", Shard: "s1", Plan: "starter"}, {ID: "b", Shard: "s1", Plan: "growth"}},
+	})
+	require.NoError(t, err)
+	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: conns})
+	require.NoError(t, err)
+	db := sql.OpenDB(connector)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
+
+func TestTenantsStayApartBehindPgBouncer(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "wire")
+	for _, mode := range []string{"session", "transaction"} {
+		for _, exec := range []string{"exec", "simple_protocol", "cache_describe"} {
+			t.Run(mode+" "+exec, func(t *testing.T) {
+				t.Parallel()
+				database := server.NewDatabase(t, wireTables)
+				bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: mode, PoolSize: 1})
+				require.NoError(t, err)
+				t.Cleanup(func() { _ = bouncer.Stop() })
+				a := shardedpg.WithTenant(t.Context(), "a")
+				b := shardedpg.WithTenant(t.Context(), "b")
+				dbA := pooled(t, bouncer, database, exec, 1)
+				dbB := dbA
+				if mode == "transaction" { // two processes that know nothing of each other share one server connection
+					dbB = pooled(t, bouncer, database, exec, 1)
+				}
+				for i := range 10 {
+					seen(t, a, dbA, "a", i)
+					seen(t, b, dbB, "b", i)
+					// What a leaves behind, the pooler would hand to b.
+					for _, left := range []string{
+						"create temp table if not exists notes as select 'a'::text tenant_id, 1 id, 'a1'::text note",
+						"select set_config('app.current_tenant_id', 'a', false)", "select pg_advisory_lock(42)", "set row_security = off",
+					} {
+						_, err := dbA.ExecContext(a, left)
+						require.NoError(t, err)
+						seen(t, b, dbB, "b", i)
+					}
+					tx, err := dbB.BeginTx(b, &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: true})
+					require.NoError(t, err)
+					seen(t, b, tx, "b", i)
+					seen(t, b, tx, "b", i)
+					require.NoError(t, tx.Commit())
+					var locks int
+					require.NoError(t, dbB.QueryRowContext(b, "select count(*) from pg_locks where locktype = 'advisory'").Scan(&locks))
+					require.Zero(t, locks)
+				}
+			})
+		}
+	}
+}
+
+func TestDescribeExecBehindAPoolerIsRefusedAndTheConnectionStaysUsable(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "wire")
+	database := server.NewDatabase(t, wireTables)
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	a := shardedpg.WithTenant(t.Context(), "a")
+	db := pooled(t, bouncer, database, "describe_exec", 1)
+	var note string
+	err = db.QueryRowContext(a, point, 1).Scan(&note)
+	require.ErrorIs(t, err, shardedpg.ErrStatementRefused)
+	require.ErrorContains(t, err, "default_query_exec_mode=exec")
+	_, err = db.ExecContext(a, "update notes set note = note")
+	require.NoError(t, err)
+}
+
+type queryer interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// seen requires that q shows all rows of tenant and no others.
+func seen(t *testing.T, ctx context.Context, q queryer, tenant string, n int) {
+	t.Helper()
+	var rows int
+	var first, last string
+	err := q.QueryRowContext(ctx, "select count(*), min(tenant_id), max(tenant_id) from notes where id <> $1", n+1).
+		Scan(&rows, &first, &last)
+	require.NoError(t, err)
+	require.Equal(t, []any{19, tenant, tenant}, []any{rows, first, last})
+}
