@@ -169,8 +169,9 @@ func (b *Backend) OutsideTx(ctx context.Context) error {
 // Refresh makes a backend usable again after the caller's DISCARD ALL or DEALLOCATE ALL took the driver's statements away.
 func (b *Backend) Refresh(ctx context.Context) error {
 	w := b.wire
+	bare := w.bare // a DISCARD ALL that is being run outside a transaction must stay so
 	w.bare = true
-	defer func() { w.bare = false }()
+	defer func() { w.bare = bare }()
 	if err := b.conn.Conn().DeallocateAll(ctx); err != nil {
 		return err
 	}
