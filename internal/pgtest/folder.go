@@ -14,7 +14,7 @@ import (
 )
 
 // kept is how many folders of failed runs stay for a look; the oldest are removed first.
-const kept = 5
+const kept = 8
 
 // baseFolder returns this user's folder for templates and running servers. It is under /var/tmp and not under the home
 // or a test's TempDir, because those are closed (0700) to the user a server runs as when root starts it, and because a

@@ -21,8 +21,7 @@ var (
 	sharedMu sync.Mutex
 	shared   = map[string]func() (*Server, error){}
 
-	failedDatabase atomic.Bool
-	databases      atomic.Int64
+	databases atomic.Int64
 )
 
 func track(s stopper) {
@@ -41,8 +40,8 @@ func untrack(s stopper) {
 //
 //	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 //
-// When a test with a database failed, the data of the servers stays on disk and the command that serves it again is
-// printed; only the newest few such folders are kept.
+// When a test failed, the servers' logs and data stay on disk and the command that serves them again is printed; only
+// the newest few such folders are kept.
 func Main(m *testing.M) int {
 	code := m.Run()
 	runningMu.Lock()
@@ -55,7 +54,7 @@ func Main(m *testing.M) int {
 	for _, s := range left {
 		group.Go(func() {
 			stop := s.Stop
-			if server, ok := s.(*Server); ok && code != 0 && failedDatabase.Load() {
+			if server, ok := s.(*Server); ok && code != 0 {
 				stop = server.keep
 			}
 			if err := stop(); err != nil {
@@ -125,7 +124,6 @@ func (s *Server) NewDatabase(t testing.TB, schema ...string) string {
 func (s *Server) dropDatabase(t testing.TB, name string) {
 	t.Helper()
 	if t.Failed() {
-		failedDatabase.Store(true)
 		t.Logf("the database is kept: %s (server log: %s)", s.DSN("postgres", name), s.log())
 		return
 	}
