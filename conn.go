@@ -114,6 +114,7 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 		}
 	case "25001": // refuses a transaction block: nothing ran
 		if !c.tx.open && b.Status() == 'I' && try == 0 && b.OutsideTx(ctx) == nil {
+			l.outside = true
 			return nil
 		}
 	}

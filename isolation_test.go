@@ -645,3 +645,22 @@ func hammerOnce(f *fleet, r *rand.Rand, n int, acknowledged, unsure *atomic.Int6
 		}
 	}
 }
+
+func TestAfterAStatementOutsideTransactionsTheConnIsArmedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	for _, query := range []string{"vacuum probe", "discard all", "vacuum /* $1 */ probe"} {
+		conn := f.conn(f.a)
+		f.exec(f.a, conn, query)
+		f.requireNotes(f.a, conn, notesOfA)
+		f.exec(f.a, conn, "set app.current_tenant_id = 'globex'")
+		f.requireNotes(f.a, conn, notesOfA)
+		tx, err := conn.BeginTx(f.a, nil)
+		require.NoError(t, err)
+		f.exec(f.a, tx, "insert into orders (note) values ('rolled back')")
+		require.NoError(t, tx.Rollback())
+		require.Zero(t, outside[int](f, "select count(*) from orders where note = 'rolled back'"))
+		require.NoError(t, conn.Close())
+		f.requireOwnRows()
+	}
+}

@@ -22,6 +22,7 @@ type lease struct {
 	backend  *backend.Backend
 	settings rls.Settings
 	deadline time.Time // of the context that the timeout in force was made for
+	outside  bool      // the next statement runs outside a transaction block, and only that one
 }
 
 func (l *lease) held() bool { return l.route != nil }
@@ -105,6 +106,10 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 	if b.Busy() {
 		return nil, &Error{Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, Err: errRowsOpen}
 	}
+	if !l.outside {
+		b.InsideTx()
+	}
+	l.outside = false
 	if b.NeedsRefresh() {
 		if err := b.Refresh(ctx); err != nil {
 			return nil, l.backendError(err)

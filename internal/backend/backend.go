@@ -166,6 +166,9 @@ func (b *Backend) OutsideTx(ctx context.Context) error {
 	return b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err
 }
 
+// InsideTx ends OutsideTx: from the next statement on, the prologue flies again.
+func (b *Backend) InsideTx() { b.wire.bare = false }
+
 // Refresh makes a backend usable again after the caller's DISCARD ALL or DEALLOCATE ALL took the driver's statements away.
 func (b *Backend) Refresh(ctx context.Context) error {
 	w := b.wire
