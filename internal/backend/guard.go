@@ -50,8 +50,8 @@ func (w *wire) fronted() bool {
 }
 
 func unnamedBind(m []byte) bool {
-	portal := cstring(m[5:])
-	return len(cstring(m[5+len(portal)+1:])) == 0
+	_, rest := cutString(m[5:])
+	return len(cstring(rest)) == 0
 }
 
 // refuse answers a write in the server's place, so that pgx and the connection stay usable: one error, then

@@ -31,6 +31,9 @@ func (w *wire) Read(p []byte) (int, error) {
 
 // fill reads once from the server and sorts what came.
 func (w *wire) fill() error {
+	if w.fault != nil {
+		return w.fault
+	}
 	if w.buf == nil {
 		w.buf = make([]byte, inputSize)
 	}
@@ -43,8 +46,9 @@ func (w *wire) fill() error {
 	}
 	n, err := w.r.Read(w.buf[w.end:])
 	w.end += n
-	if sortErr := w.sort(); sortErr != nil {
-		return sortErr
+	w.sort()
+	if w.lo == w.hi && w.fault != nil {
+		return w.fault
 	}
 	if w.lo == w.hi && err != nil {
 		return err
@@ -52,9 +56,11 @@ func (w *wire) fill() error {
 	return nil
 }
 
-// sort walks the messages in buf[raw:end], moving those for pgx to buf[lo:hi].
-func (w *wire) sort() error {
+// sort walks the messages in buf[raw:end], moving those for pgx to buf[lo:hi]. It stops for good at a message that no
+// server sends.
+func (w *wire) sort() {
 	r, o := w.raw, w.hi
+	defer func() { w.hi, w.raw = o, r }()
 	keep := func(n int) {
 		if o != r {
 			copy(w.buf[o:], w.buf[r:r+n])
@@ -76,17 +82,18 @@ func (w *wire) sort() error {
 			break
 		}
 		n := 1 + int(binary.BigEndian.Uint32(w.buf[r+1:]))
-		if n < 5 {
-			return fmt.Errorf("shardedpg: the server sent a message of impossible length %d", n)
+		if n < 5 || w.buf[r] == 'Z' && n != 6 {
+			w.fault = fmt.Errorf("shardedpg: the server sent a message of type %q with the impossible length %d", w.buf[r], n)
+			return
 		}
 		switch w.buf[r] {
 		case 'E', 'C', 'Z', 'S': // decided by their content
 			if n > maxHeldReply {
-				return fmt.Errorf("shardedpg: the server sent a message of type %c with %d bytes", w.buf[r], n)
+				w.fault = fmt.Errorf("shardedpg: the server sent a message of type %c with %d bytes", w.buf[r], n)
+				return
 			}
 			if w.end-r < n {
-				w.lo, w.hi, w.raw = min(w.lo, o), o, r
-				return nil
+				return
 			}
 		}
 		if w.forward(w.buf[r:min(r+n, w.end)]) {
@@ -95,8 +102,6 @@ func (w *wire) sort() error {
 			w.skip = n
 		}
 	}
-	w.hi, w.raw = o, r
-	return nil
 }
 
 // forward keeps the books for one message and reports whether pgx gets it. Of the types that sort holds back m is whole;
@@ -222,8 +227,8 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 // parameter watches the settings that decide how a statement's text is read: a reset inside a simple-protocol string
 // cannot change how the rest of that string was lexed.
 func (w *wire) parameter(m []byte) {
-	name := cstring(m[5:])
-	value := cstring(m[5+len(name)+1:])
+	name, rest := cutString(m[5:])
+	value := cstring(rest)
 	for i := 0; i+1 < len(w.tracked); i += 2 {
 		if w.tracked[i] == string(name) && w.tracked[i+1] != string(value) {
 			w.used.discard = true
@@ -241,13 +246,14 @@ func (w *wire) unasked(m []byte) {
 	}
 }
 
+// errorField returns one field of an ErrorResponse (PostgreSQL manual, section 54.8).
 func errorField(m []byte, field byte) string {
 	for rest := m[5:]; len(rest) > 1 && rest[0] != 0; {
-		value := cstring(rest[1:])
+		value, next := cutString(rest[1:])
 		if rest[0] == field {
 			return string(value)
 		}
-		rest = rest[min(len(value)+2, len(rest)):]
+		rest = next
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -62,7 +63,8 @@ type wire struct {
 	// Input: buf[lo:hi] is ready for pgx, buf[raw:end] has not been looked at.
 	buf              []byte
 	lo, hi, raw, end int
-	pass, skip       int // bytes of the current message to hand on, or to drop, unseen
+	fault            error // the server broke the protocol
+	pass, skip       int   // bytes of the current message to hand on, or to drop, unseen
 }
 
 // usage is what a lease did that decides about the backend's future.
@@ -129,7 +131,7 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 			return out, answers, errors.New("shardedpg: a protocol message was cut before its header")
 		}
 		n := 1 + int(binary.BigEndian.Uint32(rest[1:]))
-		if n > len(rest) {
+		if n < 5 || n > len(rest) {
 			return out, answers, errors.New("shardedpg: a protocol message was cut")
 		}
 		m := rest[:n]
@@ -303,15 +305,14 @@ func (w *wire) classify(m []byte) (sqllex.Flags, []byte) {
 		text := cstring(m[5:])
 		return sqllex.ScanBytes(text).Flags, text
 	case 'P':
-		name := cstring(m[5:])
-		text := cstring(m[5+len(name)+1:])
+		name, rest := cutString(m[5:])
+		text := cstring(rest)
 		flags := sqllex.ScanBytes(text).Flags
 		w.stmts[string(name)] = flags
 		return flags, text
 	case 'B':
-		portal := cstring(m[5:])
-		name := cstring(m[5+len(portal)+1:])
-		return w.stmts[string(name)], nil
+		_, rest := cutString(m[5:])
+		return w.stmts[string(cstring(rest))], nil
 	}
 	return sqllex.Plain, nil
 }
@@ -337,11 +338,15 @@ func (w *wire) note(flags sqllex.Flags) {
 	}
 }
 
+// cutString returns the zero-terminated string at the start of b, and what follows it.
+func cutString(b []byte) (s, rest []byte) {
+	s, rest, _ = bytes.Cut(b, []byte{0})
+	return s, rest
+}
+
 func cstring(b []byte) []byte {
-	if i := slices.Index(b, 0); i >= 0 {
-		return b[:i]
-	}
-	return b
+	s, _ := cutString(b)
+	return s
 }
 
 // closers counts the messages in p that the server would answer with ReadyForQuery.

@@ -1,0 +1,30 @@
+package backend
+
+import (
+	"io"
+
+	"github.com/sharded-pg/sharded-pg/internal/sqllex"
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// TestWire is a wire between two byte streams, for tests of the splice alone.
+type TestWire struct{ w *wire }
+
+// NewTestWire returns a wire that serves tenant, on a backend that another tenant used last.
+func NewTestWire(r io.Reader, out io.Writer, tenant string) *TestWire {
+	return &TestWire{&wire{
+		r: r, w: out, on: true, proto: newProtocol(rls.DefaultGUC, true), set: rls.Settings{Tenant: tenant, WorkMemKB: 4096},
+		stmts: make(map[string]sqllex.Flags), lanes: new(laneCounters), status: 'I', owner: "another",
+	}}
+}
+
+func (t *TestWire) Read(p []byte) (int, error)  { return t.w.Read(p) }
+func (t *TestWire) Write(p []byte) (int, error) { return t.w.Write(p) }
+
+// ResetCommands is the number of commands of a reset.
+var ResetCommands = len(resetSQL)
+
+// State is what the wire believes of its backend.
+func (t *TestWire) State() (owner string, clean, armed bool, status byte) {
+	return t.w.owner, t.w.clean, t.w.armed, t.w.status
+}

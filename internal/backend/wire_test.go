@@ -1,0 +1,126 @@
+package backend_test
+
+import (
+	"bytes"
+	"io"
+	"testing"
+	"testing/iotest"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/internal/backend"
+)
+
+type encoder interface{ Encode([]byte) ([]byte, error) }
+
+func bytesOf(t testing.TB, messages ...encoder) (b []byte) {
+	t.Helper()
+	for _, m := range messages {
+		var err error
+		b, err = m.Encode(b)
+		require.NoError(t, err)
+	}
+	return b
+}
+
+// answers is what a server says to the reset, to a prologue and to one query of the caller's.
+func answers(t testing.TB) (all, callers []byte) {
+	t.Helper()
+	var ours []encoder
+	for range backend.ResetCommands {
+		ours = append(ours, &pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("COMMIT")})
+	}
+	ours = append(ours, &pgproto3.BindComplete{}, &pgproto3.DataRow{Values: [][]byte{[]byte("t")}},
+		&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
+	theirs := []encoder{
+		&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}, &pgproto3.BindComplete{},
+		&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 40_000), nil, []byte("y")}},
+		&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, &pgproto3.ReadyForQuery{TxStatus: 'I'},
+	}
+	return append(bytesOf(t, ours...), bytesOf(t, theirs...)...), bytesOf(t, theirs...)
+}
+
+func send(t testing.TB, w *backend.TestWire) {
+	t.Helper()
+	query := bytesOf(t, &pgproto3.Parse{Query: "select 1"}, &pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Sync{})
+	n, err := w.Write(query)
+	require.NoError(t, err)
+	require.Equal(t, len(query), n)
+}
+
+func TestReplyIsTheSameHoweverItIsSplit(t *testing.T) {
+	t.Parallel()
+	all, callers := answers(t)
+	for name, r := range map[string]io.Reader{
+		"at once": bytes.NewReader(all), "byte by byte": iotest.OneByteReader(bytes.NewReader(all)),
+		"halves": iotest.HalfReader(bytes.NewReader(all)), "error with data": iotest.DataErrReader(bytes.NewReader(all)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := backend.NewTestWire(r, io.Discard, "acme")
+			send(t, w)
+			got, err := io.ReadAll(w)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(callers, got), "%d bytes, want %d", len(got), len(callers))
+			owner, clean, armed, status := w.State()
+			require.Equal(t, []any{"acme", false, false, byte('I')}, []any{owner, clean, armed, status})
+		})
+	}
+}
+
+func TestOwnerStaysUntilTheResetIsAcknowledged(t *testing.T) {
+	t.Parallel()
+	reply := bytesOf(t, &pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("BEGIN")},
+		&pgproto3.ErrorResponse{Severity: "ERROR", Code: "22012", Message: "division by zero"},
+		&pgproto3.ReadyForQuery{TxStatus: 'E'})
+	w := backend.NewTestWire(bytes.NewReader(reply), io.Discard, "acme")
+	send(t, w)
+	_, err := io.ReadAll(w)
+	require.NoError(t, err)
+	owner, clean, armed, status := w.State()
+	require.Equal(t, []any{"another", false, false, byte('E')}, []any{owner, clean, armed, status})
+}
+
+// FuzzReply feeds what no server should say, cut anywhere: no panic, and cuts make no difference.
+func FuzzReply(f *testing.F) {
+	all, _ := answers(f)
+	f.Add(all[:len(all)-40_100], 3)
+	f.Add([]byte("Z\x00\x00\x00\x04E\x00\x00\x00\x04S\x00\x00\x00\x05x"), 1)
+	f.Add([]byte("E\x00\x00\x00\x0cSERROR\x00C"), 2)
+	f.Fuzz(func(t *testing.T, reply []byte, size int) {
+		read := func(r io.Reader) []byte {
+			w := backend.NewTestWire(r, io.Discard, "acme")
+			send(t, w)
+			got, _ := io.ReadAll(w)
+			return got
+		}
+		whole := read(bytes.NewReader(reply))
+		cut := read(&chunks{bytes.NewReader(reply), max(1, size%64)})
+		require.Equal(t, whole, cut)
+		require.LessOrEqual(t, len(whole), len(reply))
+	})
+}
+
+type chunks struct {
+	r    io.Reader
+	size int
+}
+
+func (c *chunks) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), c.size)]) }
+
+// FuzzWrite feeds what no client should say: no panic, and what is sent ends with what was given unless it was refused.
+func FuzzWrite(f *testing.F) {
+	f.Add(bytesOf(f, &pgproto3.Query{String: "select 1"}))
+	f.Add(bytesOf(f, &pgproto3.Parse{Query: "begin"}, &pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Parse{Query: "select 1"}, &pgproto3.Sync{}))
+	f.Add([]byte("B\x00\x00\x00\x04"))
+	f.Fuzz(func(t *testing.T, request []byte) {
+		var sent bytes.Buffer
+		w := backend.NewTestWire(bytes.NewReader(nil), &sent, "acme")
+		n, err := w.Write(request)
+		if err != nil {
+			require.Zero(t, n)
+			require.Zero(t, sent.Len(), "refused or cut: nothing is sent")
+		}
+	})
+}
