@@ -20,42 +20,42 @@ import (
 type Flags uint32
 
 const (
-	// Empty: no statement at all; only white space, comments and semicolons.
+	// Empty means: no statement at all; only white space, comments and semicolons.
 	Empty Flags = 1 << iota
-	// Multi: more than one statement that is not empty.
+	// Multi means: more than one statement that is not empty.
 	Multi
-	// Plain: at most one statement, and nothing in it can leave session state, a
+	// Plain means: at most one statement, and nothing in it can leave session state, a
 	// session lock or a temporary object: SELECT without INTO, INSERT, UPDATE,
 	// DELETE, MERGE, VALUES, TABLE, WITH, SHOW, FETCH, MOVE, savepoints, and
 	// transaction control without CHAIN. An empty text is plain.
 	Plain
-	// Begin: the first statement is BEGIN or START TRANSACTION.
+	// Begin means: the first statement is BEGIN or START TRANSACTION.
 	Begin
-	// End: the first statement is COMMIT, END, ABORT or ROLLBACK (not TO).
+	// End means: the first statement is COMMIT, END, ABORT or ROLLBACK (not TO).
 	End
-	// RollbackTo: any statement is ROLLBACK TO.
+	// RollbackTo means: any statement is ROLLBACK TO.
 	RollbackTo
-	// TxControl: any statement begins or ends a transaction, PREPARE TRANSACTION
+	// TxControl means: any statement begins or ends a transaction, PREPARE TRANSACTION
 	// and COMMIT or ROLLBACK PREPARED included. Savepoints are not meant.
 	TxControl
-	// SetTransaction: the first statement is SET TRANSACTION, SET of a
+	// SetTransaction means: the first statement is SET TRANSACTION, SET of a
 	// transaction_… setting, or SET CONSTRAINTS.
 	SetTransaction
-	// Writes: the verb of the first statement writes for sure.
+	// Writes means: the verb of the first statement writes for sure.
 	Writes
-	// Discard: any statement is PREPARE, DEALLOCATE or DISCARD.
+	// Discard means: any statement is PREPARE, DEALLOCATE or DISCARD.
 	Discard
-	// DropsPrepared: any statement is DISCARD ALL or DEALLOCATE ALL.
+	// DropsPrepared means: any statement is DISCARD ALL or DEALLOCATE ALL.
 	DropsPrepared
-	// ClusterWide: any statement is CREATE, ALTER or DROP of a role, database or
+	// ClusterWide means: any statement is CREATE, ALTER or DROP of a role, database or
 	// tablespace, or ALTER SYSTEM. No reset of a session undoes these.
 	ClusterWide
-	// StrictRefused: the strict guard refuses the text: it starts with anything
+	// StrictRefused means: the strict guard refuses the text: it starts with anything
 	// but a query, a data change, transaction control or a savepoint, holds a
 	// second statement, an unterminated token, a U& form or a NUL byte, or names
 	// a function that reaches around the guard.
 	StrictRefused
-	// Unterminated: the text ends inside a string, quoted identifier or comment.
+	// Unterminated means: the text ends inside a string, quoted identifier or comment.
 	Unterminated
 )
 
@@ -184,7 +184,9 @@ func (s *scanner) token(tok token) {
 			s.inner(w)
 		}
 	}
-	st.bodyStmt = st.body && (tok == tokSemicolon && st.depth == 0 || w == wAtomic && st.prevWord == wBegin)
+	if st.body {
+		st.bodyStmt = tok == tokSemicolon && st.depth == 0 || w == wAtomic && st.prevWord == wBegin
+	}
 	st.prev, st.prevWord = tok, w
 }
 
@@ -208,7 +210,8 @@ func (s *scanner) inner(w word) {
 		st.dataInto = st.tokens == 1 || st.prev == tokOpen ||
 			st.head[0] == wWith && st.depth == 0 && !st.query
 	case wInto:
-		if !(st.dataInto && (st.prevWord == wInsert || st.prevWord == wMerge)) {
+		verb := st.prevWord == wInsert || st.prevWord == wMerge
+		if !verb || !st.dataInto {
 			s.sticky = true
 		}
 	case wFrom:

@@ -14,7 +14,6 @@ const (
 	tokSemicolon       // ;
 	tokOpen            // (
 	tokClose           // )
-	tokDot             // .
 	tokOther
 )
 
@@ -39,20 +38,42 @@ func (l *lexer) text() []byte { return l.buf[:l.n] }
 
 // next reads one token.
 func (l *lexer) next() token {
-	l.skipSpace()
-	if l.pos >= len(l.src) {
-		return tokEOF
-	}
-	c := l.src[l.pos]
-	switch {
-	case isIdentStart(c):
-		return l.word(c)
-	case isDigit(c):
-		// A number ends before a letter: PostgreSQL 14 reads 1from as two tokens,
-		// later versions refuse it. What follows is lexed on its own either way.
-		l.skipDigits()
+	for l.pos < len(l.src) {
+		c := l.src[l.pos]
+		switch class[c] {
+		case cSpace:
+			l.pos++
+			continue
+		case cIdent:
+			return l.word(c)
+		case cDigit:
+			// A number ends before a letter: PostgreSQL 14 reads 1from as two tokens,
+			// later versions refuse it. What follows is lexed on its own either way.
+			l.skipDigits()
+			return tokOther
+		case cSign:
+			return l.sign(c)
+		case cDash:
+			if l.at(1) == '-' {
+				l.pos = lineEnd(l.src, l.pos)
+				continue
+			}
+		case cSlash:
+			if l.at(1) == '*' {
+				l.blockComment()
+				continue
+			}
+		}
+		// Operators are taken one character at a time. That finds the same comments
+		// as scan.l, which cuts an operator at the first -- or /* inside it.
+		l.pos++
 		return tokOther
 	}
+	return tokEOF
+}
+
+// sign reads a token that starts with a character of its own meaning.
+func (l *lexer) sign(c byte) token {
 	l.pos++
 	switch c {
 	case ';':
@@ -61,8 +82,6 @@ func (l *lexer) next() token {
 		return tokOpen
 	case ')':
 		return tokClose
-	case '.':
-		return tokDot
 	case '\'':
 		l.quoted('\'')
 	case '"':
@@ -71,8 +90,6 @@ func (l *lexer) next() token {
 	case '$':
 		l.dollar()
 	}
-	// Operators are taken one character at a time. That finds the same comments
-	// as scan.l, which cuts an operator at the first -- or /* inside it.
 	return tokOther
 }
 
@@ -208,24 +225,7 @@ func (l *lexer) dollar() {
 	l.pos = i + 1 + body + len(tag)
 }
 
-// skipSpace moves over white space and comments. Block comments nest; a comment
-// to the end of the line ends at a carriage return too.
-func (l *lexer) skipSpace() {
-	for l.pos < len(l.src) {
-		c := l.src[l.pos]
-		switch {
-		case isSpace(c):
-			l.pos++
-		case c == '-' && l.at(1) == '-':
-			l.pos = lineEnd(l.src, l.pos)
-		case c == '/' && l.at(1) == '*':
-			l.blockComment()
-		default:
-			return
-		}
-	}
-}
-
+// blockComment moves over a comment; comments in it nest.
 func (l *lexer) blockComment() {
 	depth := 0
 	for l.pos+1 < len(l.src) {
@@ -266,6 +266,7 @@ func (l *lexer) at(i int) byte {
 	return 0
 }
 
+// lineEnd finds the end of a comment: a carriage return ends it too.
 func lineEnd(s string, from int) int {
 	for from < len(s) && s[from] != '\n' && s[from] != '\r' {
 		from++
@@ -273,25 +274,46 @@ func lineEnd(s string, from int) int {
 	return from
 }
 
-func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
-func isDigit(c byte) bool { return '0' <= c && c <= '9' }
-
-// isIdentStart takes every byte above ASCII: PostgreSQL does, whatever the
-// character is, so a no-break space is part of a name.
-func isIdentStart(c byte) bool { return fold[c] != 0 && c != '$' && !isDigit(c) }
-
+func isDigit(c byte) bool     { return class[c] == cDigit }
+func isSpace(c byte) bool     { return class[c] == cSpace }
 func isIdentPart(c byte) bool { return fold[c] != 0 }
 
-// fold maps the bytes of an unquoted identifier to lower case, all others to 0.
-var fold = func() (t [256]byte) {
-	for i := range t {
+// Classes of the first byte of a token.
+const (
+	cOther uint8 = iota
+	cSpace
+	cIdent // every byte above ASCII too: PostgreSQL takes a no-break space for a letter
+	cDigit
+	cSign // ; ( ) ' " $
+	cDash
+	cSlash
+)
+
+// class holds the class of each byte. fold maps the bytes of an unquoted
+// identifier to lower case and all others to 0.
+var class, fold = tables()
+
+func tables() (class, fold [256]uint8) {
+	for i := range 256 {
 		c := byte(i)
 		switch {
+		case c == ' ' || '\t' <= c && c <= '\r':
+			class[c] = cSpace
 		case 'A' <= c && c <= 'Z':
-			t[c] = c + 'a' - 'A'
-		case 'a' <= c && c <= 'z', isDigit(c), c == '_', c == '$', c >= 0x80:
-			t[c] = c
+			class[c], fold[c] = cIdent, c+'a'-'A'
+		case 'a' <= c && c <= 'z' || c == '_' || c >= 0x80:
+			class[c], fold[c] = cIdent, c
+		case '0' <= c && c <= '9':
+			class[c], fold[c] = cDigit, c
+		case c == '$':
+			class[c], fold[c] = cSign, c
+		case strings.IndexByte(`;()'"`, c) >= 0:
+			class[c] = cSign
+		case c == '-':
+			class[c] = cDash
+		case c == '/':
+			class[c] = cSlash
 		}
 	}
-	return t
-}()
+	return class, fold
+}
