@@ -10,7 +10,7 @@ import (
 // peeker looks at a socket without waiting and without a flight.
 type peeker struct {
 	raw   syscall.RawConn
-	check func(fd uintptr) bool
+	check func(fd uintptr)
 	idle  bool
 	tls   bool
 }
@@ -29,12 +29,11 @@ func (p *peeker) attach(conn net.Conn) {
 	}
 	p.raw = raw
 	var one [1]byte
-	p.check = func(fd uintptr) bool {
+	p.check = func(fd uintptr) {
 		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		// Nothing to read is what an idle server looks like. A byte is a farewell, except under TLS, where it may be a
 		// session ticket.
 		p.idle = err == syscall.EAGAIN || err == syscall.EINTR || p.tls && n > 0
-		return true
 	}
 }
 
@@ -43,7 +42,9 @@ func (p *peeker) quiet() bool {
 	if p.raw == nil {
 		return true
 	}
-	if err := p.raw.Read(p.check); err != nil {
+	// Not Read: it would wait for a Read that is under way, and after a slow write pgx's background reader stays in one
+	// until the server speaks, which on an idle connection is never.
+	if err := p.raw.Control(p.check); err != nil {
 		return false
 	}
 	return p.idle
