@@ -46,7 +46,7 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 	done
 
 hammer: ## the isolation hammer for HAMMERTIME (10m)
-	SHARDEDPG_HAMMER=$(HAMMERTIME) go test -race -count=1 -timeout 0 -run Hammer work
+	go test -race -count=1 -timeout 0 -v ./internal/hammer -hammer.time $(HAMMERTIME)
 
 cover: ## test coverage of all packages, as cover.html
 	go test -coverpkg=./... -coverprofile=cover.out ./...
