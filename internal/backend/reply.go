@@ -213,6 +213,9 @@ func (w *wire) ready(status byte, seg *segment) bool {
 // failure notes an error of the server.
 func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	code := errorField(m, 'C')
+	if ours && w.alone { // the caller's part did not run, so it has used nothing
+		w.used = w.before
+	}
 	switch code {
 	case "53200", "57P01", "57P02", "57P03":
 		// Out of memory can leave session locks behind that even a reset may not be able to clear.

@@ -50,6 +50,8 @@ type wire struct {
 	brokeTx bool     // the caller ended or replaced the driver's transaction with SQL of its own
 	dropped bool     // the driver's prepared statements are gone
 	used    usage    // what this lease has done to the backend
+	before  usage    // the same without the request under way
+	alone   bool     // and that is one segment, so a failure in front of it leaves before as the truth
 	ours    string   // SQLSTATE of an error in a part that is ours, until taken
 	tracked []string // parameters that decide how literals are read, as reported at connect
 
@@ -101,7 +103,11 @@ func (w *wire) Write(p []byte) (int, error) {
 	if len(p) > 0 && p[0] == 'X' || !w.on {
 		return w.w.Write(p)
 	}
+	if len(w.segments) == 0 {
+		w.before = w.used
+	}
 	out, answers, err := w.splice(w.out[:0], p)
+	w.alone = len(w.segments) == 1
 	w.out = out[:0]
 	if cap(w.out) > 64<<10 {
 		w.out = nil
