@@ -109,11 +109,11 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 	case "57P01", "57P02", "57P03":
 		l.shard.pool.Flush()
 	case "0A000": // a cached plan met changed tables: raised before execution, and pgx has dropped the statement
-		if server.Routine == "RevalidateCachedQuery" && try == 0 && c.restart(ctx) {
+		if server.Routine == "RevalidateCachedQuery" && try == 0 && !b.Multi() && c.restart(ctx) {
 			return nil
 		}
 	case "25001": // refuses a transaction block: nothing ran
-		if !c.tx.open && b.Status() == 'I' && try == 0 && b.OutsideTx(ctx) == nil {
+		if !c.tx.open && b.Status() == 'I' && try == 0 && !b.Multi() && b.OutsideTx(ctx) == nil {
 			l.outside = true
 			return nil
 		}

@@ -65,7 +65,8 @@ func TestTenantsStayApartBehindPgBouncer(t *testing.T) {
 					seen(t, b, tx, "b", i)
 					require.NoError(t, tx.Commit())
 					var locks int
-					require.NoError(t, dbB.QueryRowContext(b, "select count(*) from pg_locks where locktype = 'advisory'").Scan(&locks))
+					require.NoError(t, dbB.QueryRowContext(b, "select count(*) from pg_locks where locktype = 'advisory' and "+
+						"database = (select oid from pg_database where datname = current_database())").Scan(&locks))
 					require.Zero(t, locks)
 				}
 			})

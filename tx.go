@@ -57,6 +57,9 @@ func (t *tx) Commit() error {
 	if b == nil || err != nil {
 		return err
 	}
+	if b.Began() && b.Dead() {
+		return c.lease.lost("the connection was lost and the transaction with it; start it again")
+	}
 	tag, err := b.End(ctx, true)
 	if err != nil {
 		if b.Dead() && ctx.Err() == nil {

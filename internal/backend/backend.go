@@ -45,6 +45,10 @@ func (b *Backend) Arm(s *rls.Settings) {
 // SetTimeout changes the statement timeout of the settings in force for the statements to come.
 func (b *Backend) SetTimeout(ms int64) { b.wire.set.TimeoutMS = ms }
 
+// Multi reports whether the text sent last held more than one statement: then parts of it may have run, and been
+// committed, before an error that says that nothing did.
+func (b *Backend) Multi() bool { return b.wire.multi }
+
 // Busy reports whether rows of an earlier query are still open, so that pgx cannot run another statement.
 func (b *Backend) Busy() bool { return b.pg.IsBusy() }
 
@@ -125,7 +129,7 @@ func (b *Backend) End(ctx context.Context, commit bool) (tag string, err error) 
 	w := b.wire
 	began := w.began
 	w.begin, w.began, w.inTx = noBegin, false, false
-	if !began || b.pg.IsClosed() {
+	if !began || !commit && b.pg.IsClosed() {
 		return "", nil
 	}
 	text := "rollback"

@@ -49,6 +49,7 @@ type wire struct {
 	began   bool     // the deferred BEGIN was acknowledged
 	brokeTx bool     // the caller ended or replaced the driver's transaction with SQL of its own
 	dropped bool     // the driver's prepared statements are gone
+	multi   bool     // the text sent last held several statements
 	used    usage    // what this lease has done to the backend
 	before  usage    // the same without the request under way
 	alone   bool     // and that is one segment, so a failure in front of it leaves before as the truth
@@ -325,6 +326,7 @@ func (w *wire) classify(m []byte) (sqllex.Flags, []byte) {
 
 // note records what a statement that is about to be sent may leave behind.
 func (w *wire) note(flags sqllex.Flags) {
+	w.multi = flags&sqllex.Multi != 0
 	if flags&(sqllex.Plain|sqllex.Empty) == 0 {
 		w.used.notPlain = true
 		w.dirty = true
