@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -89,6 +88,27 @@ func (w *worker) loop(ctx context.Context, p peer, c benchCase, deadline time.Ti
 		}
 		begin = end
 	}
+}
+
+// visit reads one row of each tenant, with as many goroutines as the peer has workers.
+func (o *opened) visit(ctx context.Context, tenants []string) error {
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	var wg sync.WaitGroup
+	for range o.workers {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(tenants) && failed.Load() == nil; i = next.Add(1) - 1 {
+				if err := readOne(ctx, o.peer, tenants[i], 1); err != nil {
+					failed.CompareAndSwap(nil, &err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // measureCase interleaves the peers: each round gives every peer one turn, in an order that changes from round to round,
@@ -201,5 +221,3 @@ func (o *opened) writes() (n int64) {
 	}
 	return n
 }
-
-func (o *opened) String() string { return fmt.Sprintf("peer %s", o.kind.name) }

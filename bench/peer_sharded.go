@@ -6,36 +6,53 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/registry"
-	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // sharded is this module as a user has it: a connector, a *sql.DB, the tenant in the context.
 type sharded struct {
+	store     *registry.Static
 	connector *shardedpg.Connector
 	db        *sql.DB
 }
 
 func openSharded(_ context.Context, cfg peerConfig) (peer, error) {
-	connector, err := shardedpg.NewConnector(shardedpg.Config{
-		Store: registry.NewStatic(shardedFleet(cfg)),
-		GUC:   tenantSetting,
-		// A tenant gets at most half of a shard's slots, and the hot one needs as many as there are goroutines.
-		MaxConns: 2 * cfg.concurrency,
-	})
+	store, err := registry.NewStatic(oneShard(cfg))
 	if err != nil {
 		return nil, err
 	}
+	connector, err := shardedpg.NewConnector(shardedpg.Config{
+		Store: store,
+		GUC:   tenantSetting,
+		ConfigureConn: func(_ string, conn *pgx.ConnConfig) error {
+			conn.RuntimeParams["application_name"] = cfg.name
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	db := sql.OpenDB(connector)
 	db.SetMaxIdleConns(cfg.concurrency)
-	return &sharded{connector: connector, db: db}, nil
+	return &sharded{store: store, connector: connector, db: db}, nil
 }
 
-// starter is the plan as it is shipped, except that all goroutines of a case may work for one tenant.
-func starter(cfg peerConfig) resolver.Plan {
-	return resolver.Plan{Name: "starter", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10,
-		MaxConns: max(5, cfg.concurrency), Weight: 1}
+// oneShard has all tenants on the one server, on the plan starter as it is shipped, except that all goroutines of a case
+// may work for the hot tenant.
+func oneShard(cfg peerConfig) registry.Fleet {
+	const plan = "starter"
+	fleet := registry.Fleet{
+		Shards: []registry.Shard{{Name: "s1", DSN: cfg.dsn}},
+		Plans: []registry.Plan{{Name: plan, StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10,
+			MaxConns: max(5, cfg.concurrency), Weight: 2}},
+	}
+	for _, id := range cfg.tenants {
+		fleet.Tenants = append(fleet.Tenants, registry.Tenant{ID: id, Shard: "s1", Plan: plan})
+	}
+	return fleet
 }
 
 func (p *sharded) Do(ctx context.Context, tenant string, fn func(context.Context, querier) error) error {
@@ -46,4 +63,6 @@ func (p *sharded) Tx(ctx context.Context, tenant string, fn func(context.Context
 	return inTx(shardedpg.WithTenant(ctx, tenant), p.db, fn)
 }
 
-func (p *sharded) Close() error { return errors.Join(p.db.Close(), p.connector.Close()) }
+func (p *sharded) Close() error {
+	return errors.Join(p.db.Close(), p.connector.Close(), p.store.Close())
+}

@@ -79,8 +79,8 @@ func (b *bench) dsn(ctx context.Context, delayMS float64) (string, error) {
 			return "", err
 		}
 		b.proxy = proxy
+		b.proxy.Log().Record(false) // nobody reads it, and it would count as allocations
 	}
-	b.proxy.SetDelay(time.Duration(delayMS * float64(time.Millisecond) / 2)) // half of it each way
 	return b.proxy.DSN(benchRole, benchDatabase), nil
 }
 
@@ -88,7 +88,7 @@ func (b *bench) close() error {
 	if b.proxy == nil {
 		return nil
 	}
-	return b.proxy.Close()
+	return b.proxy.Stop()
 }
 
 // measure runs all cases at one delay and one concurrency and prints their table.
@@ -102,6 +102,9 @@ func (b *bench) measure(ctx context.Context, delayMS float64, concurrency int) e
 		return err
 	}
 	defer closeAll()
+	if err := b.prepare(ctx, peers, delayMS); err != nil {
+		return err
+	}
 	for _, c := range b.cases {
 		switch {
 		case !c.idle:
@@ -159,6 +162,25 @@ func (b *bench) open(ctx context.Context, kinds []peerKind, dsn string, concurre
 	return peers, closeAll, nil
 }
 
+// prepare introduces all tenants to the peers that learn them, and then switches the delay on.
+func (b *bench) prepare(ctx context.Context, peers []*opened, delayMS float64) error {
+	if b.proxy != nil {
+		b.proxy.SetDelay(0)
+	}
+	for _, o := range peers {
+		if !o.kind.learns {
+			continue
+		}
+		if err := o.visit(ctx, b.fleet.tenants); err != nil {
+			return fmt.Errorf("visit all tenants with %s: %w", o.kind.name, err)
+		}
+	}
+	if b.proxy != nil {
+		b.proxy.SetDelay(time.Duration(delayMS * float64(time.Millisecond) / 2)) // half of it each way
+	}
+	return nil
+}
+
 // profile repeats the rounds of our peer alone under the CPU profiler: a profile cannot be paused between turns.
 func (b *bench) profile(ctx context.Context) (err error) {
 	own, err := choosePeers(ownPeer)
@@ -194,6 +216,9 @@ func (b *bench) profileOne(ctx context.Context, own []peerKind, delayMS float64,
 		return err
 	}
 	defer closeAll()
+	if err := b.prepare(ctx, peers, delayMS); err != nil {
+		return err
+	}
 	for _, c := range b.cases {
 		if c.idle {
 			continue
