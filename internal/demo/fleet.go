@@ -34,6 +34,7 @@ var customers = []customer{
 	{registry.Tenant{ID: "initech", Shard: "eu", Plan: "free"}, 17},
 	{registry.Tenant{ID: "umbrella", Shard: "eu", Plan: "growth", Model: resolver.ModelSchema}, 29},
 	{registry.Tenant{ID: "hooli", Shard: "us", Plan: "starter"}, 36},
+	{registry.Tenant{ID: "soylent", Shard: "us", Plan: "free"}, 13},
 	{registry.Tenant{ID: "stark", Shard: "us", Plan: "growth", Model: resolver.ModelSchema}, 23},
 	{registry.Tenant{ID: "wayne", Shard: "us", Plan: "enterprise", Database: "group_w"}, 41},
 	{registry.Tenant{ID: "wonka", Shard: "us", Plan: "enterprise", Database: "group_w"}, 19},

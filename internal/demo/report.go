@@ -71,9 +71,9 @@ func reportRefusals(ctx context.Context, out io.Writer, c *client) error {
 
 func reportLatency(out io.Writer, near, far []measured, roundTrip time.Duration) error {
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "\t\tMEDIAN HERE\tMEDIAN WITH %v ROUND TRIPS\t\n", roundTrip)
+	fmt.Fprintf(t, "%-36s\tMEDIAN HERE\tMEDIAN WITH %v ROUND TRIPS\t\n", "", roundTrip)
 	for i := range near {
-		fmt.Fprintf(t, "\t%-36s\t%v\t%v\t\n", near[i].what, near[i].p50.Round(time.Microsecond), far[i].p50.Round(10*time.Microsecond))
+		fmt.Fprintf(t, "%-36s\t%v\t%v\t\n", near[i].what, near[i].p50.Round(time.Microsecond), far[i].p50.Round(10*time.Microsecond))
 	}
 	return t.Flush()
 }

@@ -70,14 +70,14 @@ type seen struct {
 func (c *client) run(ctx context.Context) (map[string]*seen, int, error) {
 	result := make(map[string]*seen, len(customers))
 	requests := 0
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(32)
 	var jobs []func() error
 	for _, customer := range customers {
 		s := &seen{}
 		result[customer.ID] = s
 		for n := range customer.orders {
-			jobs = append(jobs, func() error { return c.order(ctx, customer.ID, n) })
+			jobs = append(jobs, func() error { return c.order(groupCtx, customer.ID, n) })
 		}
 	}
 	rand.Shuffle(len(jobs), func(i, j int) { jobs[i], jobs[j] = jobs[j], jobs[i] })
@@ -87,7 +87,7 @@ func (c *client) run(ctx context.Context) (map[string]*seen, int, error) {
 		group.Go(job)
 		if tenant := customers[i/3%len(customers)].ID; i%3 == 0 {
 			requests++
-			group.Go(func() error { return c.list(ctx, tenant, lists) })
+			group.Go(func() error { return c.list(groupCtx, tenant, lists) })
 		}
 	}
 	if err := group.Wait(); err != nil {
