@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -22,7 +23,8 @@ const connectTimeout = 5 * time.Second
 
 // connector lets a connection attempt outlive the caller that started it and gives its result to the next one. A lookup
 // may take 150 ms; connecting across a continent with TLS and a password takes longer, and if each lookup threw its
-// attempt away, the registry would never be reached.
+// attempt away, the registry would never be reached. Nor would it if a connection that came just before the deadline
+// were given to the caller: pgx closes a connection whose statement runs out of time. So the next one gets that, too.
 type connector struct {
 	server   driver.Connector
 	attempts chan struct{}  // holds a token for each attempt under way
@@ -36,13 +38,16 @@ type connector struct {
 type connected struct {
 	conn driver.Conn
 	err  error
+	took time.Duration // at least one round trip, so a statement needs no more on a line without trouble
 }
 
 // Driver returns the driver underneath, as [driver.Connector] asks.
 func (c *connector) Driver() driver.Driver { return c.server.Driver() }
 
 func newConnector(cfg *pgx.ConnConfig, most int) *connector {
-	return detached(stdlib.GetConnector(*cfg), most)
+	// No ping in front of a lookup after each idle second: broken connections are noticed by what runs on them.
+	never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
+	return detached(stdlib.GetConnector(*cfg, never), most)
 }
 
 func detached(c driver.Connector, most int) *connector {
@@ -62,7 +67,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 			if got.err != nil {
 				continue // an old failure says nothing about now
 			}
-			return got.conn, nil
+			return got.conn, nil // no time was spent on it, so there is all of it for the statement
 		default:
 		}
 		break
@@ -77,6 +82,11 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	select {
 	case got := <-c.spare:
+		if deadline, ok := ctx.Deadline(); ok && got.err == nil && time.Until(deadline) < got.took {
+			c.keep(got)
+			return nil, fmt.Errorf("connecting took %v, too long to run anything: try again on the connection that is there now: %w",
+				got.took.Round(time.Millisecond), context.DeadlineExceeded)
+		}
 		return got.conn, got.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -94,25 +104,33 @@ func (c *connector) start(ctx context.Context) error {
 	c.cancel[&cancel] = struct{}{}
 	c.wg.Go(func() {
 		defer cancel()
+		started := time.Now()
 		var got connected
 		got.conn, got.err = c.server.Connect(ctx)
+		got.took = time.Since(started)
 		<-c.attempts
-
 		c.mu.Lock()
-		defer c.mu.Unlock()
 		delete(c.cancel, &cancel)
-		if c.cancel != nil {
-			select {
-			case c.spare <- got:
-				return
-			default:
-			}
-		}
-		if got.conn != nil {
-			_ = got.conn.Close()
-		}
+		c.mu.Unlock()
+		c.keep(got)
 	})
 	return nil
+}
+
+// keep leaves a connection for the next caller, unless there are enough or the connector is closed.
+func (c *connector) keep(got connected) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancel != nil {
+		select {
+		case c.spare <- got:
+			return
+		default:
+		}
+	}
+	if got.conn != nil {
+		_ = got.conn.Close()
+	}
 }
 
 // Close ends the attempts under way and closes what nobody took. sql.DB.Close calls it.
@@ -138,7 +156,10 @@ func (c *connector) Close() error {
 
 // lost reports whether err means that an established connection has ended.
 func lost(err error) bool {
-	var network net.Error
+	var network net.Error // context.DeadlineExceeded is one, too
+	if errors.As(err, &network) {
+		return !network.Timeout()
+	}
 	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, net.ErrClosed) || errors.As(err, &network)
+		errors.Is(err, net.ErrClosed)
 }

@@ -113,7 +113,7 @@ func Open(dsn string, opts *Options) (*Postgres, error) {
 	db := sql.OpenDB(newConnector(cfg, o.MaxConns))
 	db.SetMaxOpenConns(o.MaxConns)
 	db.SetMaxIdleConns(o.MaxConns)
-	db.SetConnMaxIdleTime(10 * time.Minute)
+	db.SetConnMaxIdleTime(5 * time.Minute)
 	p, err := New(db, &o)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -137,14 +137,22 @@ func (p *Postgres) Close() error {
 // sql puts the schema into a statement.
 func (p *Postgres) sql(text string) string { return strings.ReplaceAll(text, "{s}", p.schema) }
 
-// read runs a read, and once more if the connection turned out to be broken: a pool hands out connections whose server
-// has gone. Reads change nothing, so a repetition is safe.
+// read runs a read, which may be repeated.
 func (p *Postgres) read(ctx context.Context, what string, query func() error) error {
-	err := query()
-	if err != nil && broken(ctx, err) && pause(ctx, 1+rand.N(10*time.Millisecond)) {
-		err = query()
+	return p.explain(ctx, what, p.repeat(ctx, query))
+}
+
+// repeat runs step, and once more if the connection turned out to be broken. A pool keeps connections whose server has
+// gone, and a restart breaks all of them, so it may take as many repetitions as there are idle ones.
+func (p *Postgres) repeat(ctx context.Context, step func() error) error {
+	err := step()
+	for left := 1 + p.db.Stats().Idle; left > 0 && err != nil && broken(ctx, err); left-- {
+		if !pause(ctx, rand.N(10*time.Millisecond)) {
+			break
+		}
+		err = step()
 	}
-	return p.explain(ctx, what, err)
+	return err
 }
 
 // broken reports whether err says that a connection was lost, rather than that the server answered or cannot be reached.

@@ -140,7 +140,8 @@ func (p *Postgres) next(ctx context.Context, conn *pgx.Conn, h Handler, pooled b
 	case waitCtx.Err() == nil || conn.IsClosed():
 		return err
 	}
-	pingCtx, cancelPing := context.WithTimeout(ctx, watchPing)
+	// Who asks for short pauses has a server that is near.
+	pingCtx, cancelPing := context.WithTimeout(ctx, min(watchPing, max(p.opts.Keepalive, 500*time.Millisecond)))
 	defer cancelPing()
 	if err := conn.Ping(pingCtx); err != nil {
 		return fmt.Errorf("the connection no longer answers: %w", err)

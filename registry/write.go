@@ -47,7 +47,11 @@ select pg_notify($4, $5)`
 // may be repeated.
 func (p *Postgres) write(ctx context.Context, what string, change func(tx *sql.Tx) error) error {
 	// Whatever the server's default is: a later statement has to see what another transaction has just committed.
-	tx, err := p.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	var tx *sql.Tx
+	err := p.repeat(ctx, func() (err error) {
+		tx, err = p.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+		return err
+	})
 	if err != nil {
 		return p.explain(ctx, what, err)
 	}
