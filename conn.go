@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -142,15 +143,17 @@ func (c *Conn) restart(ctx context.Context) bool {
 func (c *Conn) prologueFailed(server *pgconn.PgError, code string, try int) error {
 	l := &c.lease
 	switch code {
-	case "57014", "57P01", "57P02", "57P03": // cancelled or shut down, as it may happen to any statement
-		if code != "57014" {
-			l.shard.pool.Flush()
-		}
+	case "57014": // cancelled, as it may happen to any statement
 		return server
+	case "57P01", "57P02", "57P03": // shut down
+		l.shard.pool.Flush()
 	}
 	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.Used() {
 		c.drop()
 		return nil
+	}
+	if strings.HasPrefix(code, "57P") {
+		return server
 	}
 	return &Error{Stage: StagePrologue, Tenant: l.tenant, Shard: l.shard.name, Err: fmt.Errorf(
 		"%w: %s (SQLSTATE %s); check the tenant's plan, schema and role", ErrPrologue, server.Message, code)}
