@@ -16,7 +16,7 @@ const (
 	Timeout                  // tenant, statement_timeout
 	Limits                   // tenant, statement_timeout, work_mem
 	Schema                   // tenant, statement_timeout, work_mem, search_path, role
-	Rearm                    // as Limits, but a smaller limit that the caller has set stays
+	Rearm                    // as Limits, but a smaller limit that the caller has set stays; then the timeout armed before
 	RearmSchema              // as Schema, likewise
 	ReadOnly                 // none
 	Tag                      // application_name
@@ -26,7 +26,7 @@ const (
 )
 
 // Params is the number of values of each step, all of type text.
-var Params = [StepCount]int{Tenant: 1, Timeout: 2, Limits: 3, Schema: 5, Rearm: 3, RearmSchema: 5, ReadOnly: 0, Tag: 1}
+var Params = [StepCount]int{Tenant: 1, Timeout: 2, Limits: 3, Schema: 5, Rearm: 4, RearmSchema: 6, ReadOnly: 0, Tag: 1}
 
 var gucName = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+$`)
 
@@ -56,9 +56,9 @@ func SQL(step Step, guc string) string {
 	case Schema:
 		return sel(tenant, timeout, workMem, path, role)
 	case Rearm:
-		return sel(tenant, local("'statement_timeout'", cappedTimeout), local("'work_mem'", cappedWorkMem))
+		return sel(tenant, local("'statement_timeout'", cappedTimeout("$4")), local("'work_mem'", cappedWorkMem))
 	case RearmSchema:
-		return sel(tenant, local("'statement_timeout'", cappedTimeout), local("'work_mem'", cappedWorkMem), path, role)
+		return sel(tenant, local("'statement_timeout'", cappedTimeout("$6")), local("'work_mem'", cappedWorkMem), path, role)
 	case ReadOnly:
 		return sel(local("'transaction_read_only'", "'on'"))
 	case Tag:
@@ -67,13 +67,16 @@ func SQL(step Step, guc string) string {
 	panic(fmt.Sprintf("rls: unknown step %d", step))
 }
 
-// A caller's own SET LOCAL may tighten a limit, never lift it. '0' is no limit, in either place.
-const (
-	cappedTimeout = `case when $2 = '0' or current_setting('statement_timeout')::interval between interval '1 ms' and ` +
-		`($2 || ' ms')::interval then current_setting('statement_timeout') else $2 end`
-	cappedWorkMem = `case when pg_size_bytes(current_setting('work_mem')) <= pg_size_bytes($3) ` +
-		`then current_setting('work_mem') else $3 end`
-)
+// cappedTimeout lets a caller's own SET LOCAL tighten a limit, never lift it. '0' is no limit, in any place. What the
+// driver armed before, for another deadline, is not the caller's and is replaced.
+func cappedTimeout(armed string) string {
+	return `case when current_setting('statement_timeout')::interval <> (` + armed + ` || ' ms')::interval and ($2 = '0' or ` +
+		`current_setting('statement_timeout')::interval between interval '1 ms' and ($2 || ' ms')::interval) ` +
+		`then current_setting('statement_timeout') else $2 end`
+}
+
+const cappedWorkMem = `case when pg_size_bytes(current_setting('work_mem')) <= pg_size_bytes($3) ` +
+	`then current_setting('work_mem') else $3 end`
 
 func local(name, value string) string {
 	return "set_config(" + name + ", " + value + ", true) is not null"

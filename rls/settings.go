@@ -12,6 +12,7 @@ import (
 type Settings struct {
 	Tenant     string
 	TimeoutMS  int64 // statement_timeout in milliseconds; 0 is PostgreSQL's word for none
+	ArmedMS    int64 // for Rearm: the one that the driver has put in force in this transaction before
 	WorkMemKB  int
 	SearchPath string // model schema only
 	Role       string // model schema only
@@ -75,8 +76,11 @@ func (s *Settings) RearmStep() Step {
 
 // AppendValue appends value number i of a step to dst.
 func (s *Settings) AppendValue(dst []byte, step Step, i int) []byte {
-	if step == Tag {
+	switch {
+	case step == Tag:
 		return append(dst, s.Tag...)
+	case step == Rearm && i == 3:
+		i = 5
 	}
 	switch i {
 	case 0:
@@ -87,8 +91,10 @@ func (s *Settings) AppendValue(dst []byte, step Step, i int) []byte {
 		return append(strconv.AppendInt(dst, int64(s.WorkMemKB), 10), "kB"...)
 	case 3:
 		return append(dst, s.SearchPath...)
+	case 4:
+		return append(dst, s.Role...)
 	}
-	return append(dst, s.Role...)
+	return strconv.AppendInt(dst, s.ArmedMS, 10)
 }
 
 // QuoteIdent quotes an SQL identifier (PostgreSQL manual, section 4.1.1). The caller has checked its length and that it

@@ -290,8 +290,13 @@ func (w *wire) steps() int {
 
 func (w *wire) appendPrologue(out []byte) []byte {
 	step := w.set.Step(w.defs)
-	if w.dirty {
+	switch {
+	case !w.armed: // first in its transaction: what is in force are the backend's own defaults
+	case w.dirty:
 		step = w.set.RearmStep()
+		w.set.ArmedMS = w.armedMS
+	case step == rls.Tenant: // an earlier prologue has changed the timeout from its default
+		step = rls.Timeout
 	}
 	out = w.proto.appendStep(out, step, &w.set)
 	if w.set.ReadOnly {
