@@ -114,7 +114,7 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 			return nil
 		}
 	case "25001": // refuses a transaction block: nothing ran
-		if !c.tx.open && b.Status() == 'I' && try == 0 && !b.Multi() && b.OutsideTx(ctx) == nil {
+		if !c.tx.open && b.Status() == 'I' && try < maxTries-1 && !b.Multi() && b.OutsideTx(ctx) == nil {
 			l.outside = true
 			return nil
 		}
