@@ -61,7 +61,7 @@ func NewConnector(cfg Config) (*Connector, error) {
 	}
 	c := &Connector{cfg: cfg, store: cfg.Store, shards: make(map[shardKey]*shard), admin: make(map[string]*sql.DB)}
 	if c.store == nil {
-		store, err := registry.Open(cfg.DSN, &registry.Options{Schema: cfg.RegistrySchema})
+		store, err := registry.Open(cfg.DSN, &registry.Options{Schema: cfg.RegistrySchema, Logger: cfg.Logger})
 		if err != nil {
 			return nil, fmt.Errorf("shardedpg: config: %w", err)
 		}

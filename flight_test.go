@@ -156,7 +156,7 @@ func TestNoMoreFlightsThanPlainPgx(t *testing.T) {
 			w := newWire(t, "")
 			ctx := t.Context()
 			cold := len(w.flights(t, func() { c.run(t, ctx, w.plain) }))
-			c.run(t, ctx, w.plain) // pgx pings at its first reuse of a connection
+			c.run(t, ctx, w.plain)                         // pgx pings at its first reuse of a connection
 			require.NoError(t, w.ours.PingContext(w.ctxA)) // connects
 			ours := waitedFor(w.flights(t, func() { c.run(t, w.ctxA, w.ours) }))
 			require.LessOrEqual(t, len(ours), cold, "first use, cold: %v", ours)
