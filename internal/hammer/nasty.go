@@ -25,18 +25,21 @@ var nasty = []step{
 
 // leave uses statements that a reader of the text can recognise.
 func (w *worker) leave() error {
-	return w.exec(w.db, w.pick(
+	texts := []string{
 		fmt.Sprintf("select set_config('app.current_tenant_id', '%s', false)", w.tn.ghost),
 		fmt.Sprintf("set app.current_tenant_id = '%s'; set hammer.mark = '%s'", w.tn.ghost, w.tn.id),
 		fmt.Sprintf("set hammer.mark = '%s'; set statement_timeout = 1; set work_mem = '64kB'", w.tn.id),
 		fmt.Sprintf("set client_min_messages = error; create temp table if not exists orders(tenant_id text not null, id bigint, "+
 			"token text, note text); insert into pg_temp.orders values ('%s', 1, null, 'temp')", w.tn.ghost),
 		fmt.Sprintf("select pg_advisory_lock_shared(%d, 1)", w.tn.index),
-		"listen ch_"+w.tn.id,
+		"listen ch_" + w.tn.id,
 		fmt.Sprintf("begin; declare cu_%s cursor with hold for select 1; commit", w.tn.id),
-		fmt.Sprintf("prepare pr_%s as select '%s'", w.tn.id, w.tn.id),
 		"set role none", "set standard_conforming_strings = off", "set client_encoding = latin1",
-	))
+	}
+	if !w.phase.pooler { // there, other clients' prepared statements live on the same connection and must stay
+		texts = append(texts, fmt.Sprintf("prepare pr_%s as select '%s'", w.tn.id, w.tn.id))
+	}
+	return w.exec(w.db, w.pick(texts...))
 }
 
 // hide leaves the same by a call that looks plain, so that nothing of it is reset before the next tenant comes.
@@ -179,5 +182,8 @@ func (w *worker) openBegin() error {
 }
 
 func (w *worker) vacuum() error {
+	if w.phase.pooler { // its settings would have to be the session's, which is not ours there
+		return nil
+	}
 	return w.exec(w.db, "vacuum (skip_locked) "+w.tn.table) // not its owner: a warning, and nothing done
 }
