@@ -201,7 +201,7 @@ func (c *Conn) drop() {
 	l.shard.pool.Discard(b, func() {})
 }
 
-// PingContext contacts the shard of the context's tenant; without a tenant, the registry.
+// Ping contacts the shard of the context's tenant; without a tenant, the registry.
 func (c *Conn) Ping(ctx context.Context) error {
 	if _, err := tenantOf(ctx); errors.Is(err, ErrNoTenant) && !c.lease.held() {
 		return c.c.pingRegistry(ctx)
@@ -248,7 +248,7 @@ func (c *Conn) Close() error {
 // tenant's settings are in force on it. The server connection is closed when the checkout ends. The tenant is the one of
 // the first operation, or else of the context given to DB.Conn; without either it returns nil: ping with a tenant first.
 func (c *Conn) Conn() *pgx.Conn {
-	ctx := context.Background() // Raw gives none; AcquireTimeout and ConnectTimeout bound it
+	ctx := context.Background() //nolint:forbidigo // Raw gives none; AcquireTimeout and ConnectTimeout bound it
 	if !c.lease.held() && c.hinted != "" {
 		ctx = SwitchTenant(ctx, c.hinted)
 	}

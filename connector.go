@@ -72,7 +72,7 @@ func NewConnector(cfg Config) (*Connector, error) {
 		return nil, err
 	}
 	c.routes = resolver.NewCache(c.store, resolver.CacheConfig{Size: cfg.CacheSize, TTL: cfg.CacheTTL})
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // the watch lives until Close
 	c.stop = stop
 	c.watching.Go(func() {
 		err := c.store.Watch(ctx, registry.Handler{Tenant: c.routes.Invalidate, Flush: c.routes.Flush})
@@ -188,6 +188,7 @@ func (c *Connector) ShardDB(shard, reason string) (*sql.DB, error) {
 		return nil, &Error{Stage: StageTenant, Shard: shard, Err: errors.New(
 			"ShardDB works without a tenant and is logged; say why in reason")}
 	}
+	//nolint:forbidigo // the signature has no context; the timeout bounds it
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.ConnectTimeout)
 	defer cancel()
 	record, err := c.store.Shard(ctx, shard)

@@ -47,7 +47,9 @@ func (c *Conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 }
 
 // Begin is the form without a context.
-func (c *Conn) Begin() (driver.Tx, error) { return c.BeginTx(context.Background(), driver.TxOptions{}) }
+func (c *Conn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{}) //nolint:forbidigo // fails without a tenant, before it waits
+}
 
 // Commit ends the transaction. pgx.ErrTxCommitRollback says that the server rolled it back, because a statement in it had
 // failed.
