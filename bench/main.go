@@ -61,8 +61,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		concurrency = flags.String("concurrency", "1,16", "numbers of goroutines")
 		quick       = flags.Bool("quick", false, "fewer rows and rounds: under a minute, numbers are rough")
 	)
-	flags.IntVar(&o.rounds, "rounds", 9, "turns of each peer in each case; the report shows medians over them")
-	flags.DurationVar(&o.roundTime, "round-time", 200*time.Millisecond, "length of one turn")
+	flags.IntVar(&o.rounds, "rounds", 13, "turns of each peer in each case; the report shows medians over them")
+	flags.DurationVar(&o.roundTime, "round-time", 120*time.Millisecond, "length of one turn")
 	flags.IntVar(&o.rows, "rows", 1_000_000, "rows of the table, spread over the tenants")
 	flags.BoolVar(&o.tcp, "tcp", false, "without delay, use TCP on 127.0.0.1 instead of the unix socket")
 	flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of "+ownPeer+" alone to this file, in extra rounds")
@@ -81,7 +81,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 			o.rounds = 3
 		}
 		if !set["round-time"] {
-			o.roundTime = 60 * time.Millisecond
+			o.roundTime = 40 * time.Millisecond
 		}
 		if !set["rows"] {
 			o.rows = 100_000

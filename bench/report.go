@@ -93,7 +93,7 @@ func printTargets(out io.Writer, targets []target) error {
 		if t.atLeast {
 			sign = "≥"
 		}
-		fmt.Fprintf(w, "  %s\t%.2f%s\t%s %g%s\t%s\n", word, t.got, t.unit, sign, t.want, t.unit, t.name)
+		fmt.Fprintf(w, "  %s\t%.3f%s\t%s %g%s\t%s\n", word, t.got, t.unit, sign, t.want, t.unit, t.name)
 	}
 	return w.Flush()
 }
