@@ -217,9 +217,11 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 		w.used = w.before
 	}
 	switch code {
-	case "53200", "57P01", "57P02", "57P03":
+	case "53200":
 		// Out of memory can leave session locks behind that even a reset may not be able to clear.
 		w.used.discard = true
+	case "57P01", "57P02", "57P03":
+		w.used.discard = w.used.discard || !ours || !w.alone // else nothing stands in the way of another backend
 	}
 	seg.failed = true
 	if ours || seg.whole {
