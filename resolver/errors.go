@@ -31,7 +31,7 @@ func unavailable(cause error) error {
 	case errors.Is(cause, ErrRegistryUnavailable):
 		return cause
 	case errors.Is(cause, context.Canceled), errors.Is(cause, context.DeadlineExceeded), errors.Is(cause, driver.ErrBadConn):
-		return fmt.Errorf("%w: %v", ErrRegistryUnavailable, cause)
+		return fmt.Errorf("%w: %s", ErrRegistryUnavailable, cause.Error())
 	default:
 		return fmt.Errorf("%w: %w", ErrRegistryUnavailable, cause)
 	}

@@ -39,15 +39,6 @@ func startProcess(command *exec.Cmd) (*process, error) {
 
 func (p *process) pid() int { return p.command.Process.Pid }
 
-func (p *process) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
-
 // end signals the program and waits until it is gone.
 func (p *process) end(signal os.Signal) {
 	_ = p.command.Process.Signal(signal) // the only failure is that it has ended already
