@@ -65,18 +65,30 @@ const (
 
 func allPeers() []peerKind {
 	return []peerKind{
-		{name: limitPeer, fixed: true, open: openPlain,
-			note: "pgx stdlib without tenancy, RLS on, the setting fixed at connection start: the limit"},
-		{name: "begin-set-commit", open: openBegin,
-			note: "BEGIN; set_config(…, true); query; COMMIT"},
-		{name: "conn-set-reset", open: openConn,
-			note: "sql.Conn: set_config(…, false); query; RESET"},
-		{name: perTenantPeer, open: openPerTenant,
-			note: "map[tenant]*sql.DB, least recently used closed when the server's connections are used up"},
-		{name: "pool-hooks", open: openHooks,
-			note: "stdlib.OpenDBFromPool with PrepareConn SET and AfterRelease RESET"},
-		{name: ownPeer, learns: true, open: openSharded,
-			note: "this module, public API only"},
+		{
+			name: limitPeer, fixed: true, open: openPlain,
+			note: "pgx stdlib without tenancy, RLS on, the setting fixed at connection start: the limit",
+		},
+		{
+			name: "begin-set-commit", open: openBegin,
+			note: "BEGIN; set_config(…, true); query; COMMIT",
+		},
+		{
+			name: "conn-set-reset", open: openConn,
+			note: "sql.Conn: set_config(…, false); query; RESET",
+		},
+		{
+			name: perTenantPeer, open: openPerTenant,
+			note: "map[tenant]*sql.DB, least recently used closed when the server's connections are used up",
+		},
+		{
+			name: "pool-hooks", open: openHooks,
+			note: "stdlib.OpenDBFromPool with PrepareConn SET and AfterRelease RESET",
+		},
+		{
+			name: ownPeer, learns: true, open: openSharded,
+			note: "this module, public API only",
+		},
 	}
 }
 

@@ -46,8 +46,10 @@ func oneShard(cfg peerConfig) registry.Fleet {
 	const plan = "starter"
 	fleet := registry.Fleet{
 		Shards: []registry.Shard{{Name: "s1", DSN: cfg.dsn}},
-		Plans: []registry.Plan{{Name: plan, StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10,
-			MaxConns: max(5, cfg.concurrency), Weight: 2}},
+		Plans: []registry.Plan{{
+			Name: plan, StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10,
+			MaxConns: max(5, cfg.concurrency), Weight: 2,
+		}},
 	}
 	for _, id := range cfg.tenants {
 		fleet.Tenants = append(fleet.Tenants, registry.Tenant{ID: id, Shard: "s1", Plan: plan})

@@ -37,8 +37,10 @@ func staticRoutes(tenants []string) resolver.Static {
 	for _, t := range tenants {
 		routes[t] = &resolver.Route{
 			Tenant: t, Shard: resolver.Shard{Name: "s1"}, Model: resolver.ModelShared, State: resolver.StateActive,
-			Plan: resolver.Plan{Name: "starter", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10, MaxConns: 5,
-				Weight: 1}, Epoch: 1,
+			Plan: resolver.Plan{
+				Name: "starter", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10, MaxConns: 5,
+				Weight: 1,
+			}, Epoch: 1,
 		}
 	}
 	return routes

@@ -147,8 +147,10 @@ func (b *bench) open(ctx context.Context, kinds []peerKind, dsn string, concurre
 	}
 	for _, kind := range kinds {
 		// One *sql.DB may have several connections while others have one: leave room for that.
-		cfg := peerConfig{name: kind.name, dsn: dsn, concurrency: concurrency, tenants: b.fleet.tenants,
-			backends: perTenantShare - 2*concurrency}
+		cfg := peerConfig{
+			name: kind.name, dsn: dsn, concurrency: concurrency, tenants: b.fleet.tenants,
+			backends: perTenantShare - 2*concurrency,
+		}
 		if kind.fixed {
 			cfg.fixed = b.fleet.tenants[0]
 		}

@@ -72,12 +72,21 @@ type ratioTarget struct {
 }
 
 var ratioTargets = []ratioTarget{
-	{"read_lane1", 1, 1, 1.02}, {"read_lane3", 1, 1, 1.02}, {"read_idle", 1, 1, 1.02}, {"write", 1, 1, 1.02},
-	{"tx1", 1, 1, 0.70}, {"tx3", 1, 1, 0.82},
-	{"read_lane1", 16, 1, 1.05}, {"read_lane3", 16, 1, 1.05}, {"write", 16, 1, 1.05},
-	{"tx1", 16, 1, 0.70}, {"tx3", 16, 1, 0.82},
-	{"read_lane1", 1, 0, 1.25}, {"read_lane1", 16, 0, 1.45},
-	{"read_lane3", 1, 0, 2.2}, {"read_lane3", 16, 0, 2.6},
+	{"read_lane1", 1, 1, 1.02},
+	{"read_lane3", 1, 1, 1.02},
+	{"read_idle", 1, 1, 1.02},
+	{"write", 1, 1, 1.02},
+	{"tx1", 1, 1, 0.70},
+	{"tx3", 1, 1, 0.82},
+	{"read_lane1", 16, 1, 1.05},
+	{"read_lane3", 16, 1, 1.05},
+	{"write", 16, 1, 1.05},
+	{"tx1", 16, 1, 0.70},
+	{"tx3", 16, 1, 0.82},
+	{"read_lane1", 1, 0, 1.25},
+	{"read_lane1", 16, 0, 1.45},
+	{"read_lane3", 1, 0, 2.2},
+	{"read_lane3", 16, 0, 2.6},
 }
 
 // peerTargets say how much more than us the other ways must cost at 1 ms.
