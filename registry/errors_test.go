@@ -261,7 +261,8 @@ func TestStaticFleetReportsAllProblems(t *testing.T) {
 		Tenants: []registry.Tenant{
 			{ID: "acme", Shard: "s1"},
 			{ID: "acme", Shard: "s9", Plan: "gold"},
-			{ID: "beta", Shard: "s1"}, {ID: "beta", Shard: "s1"},
+			{ID: "beta", Shard: "s1"},
+			{ID: "beta", Shard: "s1"},
 			{ID: "c d", Shard: "s1"},
 			{ID: "e", Shard: "s1", Model: schema, Schema: "x", Role: "r"},
 			{ID: "f", Shard: "s1", Model: schema, Schema: "x", Role: "r"},
