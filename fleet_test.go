@@ -33,7 +33,7 @@ const guc = "app.current_tenant_id"
 // rolesSQL makes the roles of all tests once per server: roles belong to a server, not to a database. app is the login
 // that is safe; each unsafe_ login is unsafe in one way.
 const rolesSQL = `
-create role app login;
+create role app login noinherit; -- what follows a COMMIT in a string of a schema tenant runs as app, without its tenants' rights
 create role app_owner nologin;
 create role app_reader nologin;
 create role schema_one nologin;
@@ -375,4 +375,13 @@ func (s *memoryStore) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.lookups
+}
+
+// errCode is the SQLSTATE of an error, or "" for one that is not the server's.
+func errCode(err error) string {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return server.Code
+	}
+	return ""
 }
