@@ -148,7 +148,7 @@ func (c *Conn) prologueFailed(server *pgconn.PgError, code string, try int) erro
 	case "57P01", "57P02", "57P03": // shut down
 		l.shard.pool.Flush()
 	}
-	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.Used() {
+	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.SentInBlock() && !l.backend.Used() {
 		c.drop()
 		return nil
 	}
@@ -166,6 +166,9 @@ const maxTries = 3
 func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	l := &c.lease
 	unsent := errors.Is(err, driver.ErrBadConn) || pgconn.SafeToRetry(err)
+	if l.backend.Unanswered() && unsent {
+		err, unsent = l.lost("the connection was lost while a statement ran; it may have taken effect"), false
+	}
 	if !unsent {
 		if l.backend.Dead() && ctx.Err() == nil {
 			l.shard.pool.Flush()
@@ -178,7 +181,7 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	if !l.backend.Dead() { // pgx could not even encode it
 		return err
 	}
-	if c.tx.open && c.tx.statements > 1 {
+	if c.tx.open && c.tx.statements > 1 || l.backend.Status() != 'I' {
 		c.drop()
 		return l.lost("the connection was lost and the transaction with it; start it again")
 	}

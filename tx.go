@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sharded-pg/sharded-pg/internal/backend"
 )
@@ -66,6 +67,9 @@ func (t *tx) Commit() error {
 	if err != nil {
 		if b.Dead() && ctx.Err() == nil {
 			c.lease.shard.pool.Flush()
+		}
+		if b.Unanswered() && pgconn.SafeToRetry(err) {
+			return c.lease.lost("the connection was lost during COMMIT; the transaction may have been committed")
 		}
 		return err
 	}

@@ -61,6 +61,17 @@ func (b *Backend) Status() byte { return b.wire.status }
 // Used reports whether the lease has left something on the backend that is more than rows and a transaction.
 func (b *Backend) Used() bool { return b.wire.used.notPlain || b.wire.used.discard || b.raw }
 
+// Unanswered takes the word on the last request: whether any of it was sent and the answer did not come to its end. pgx
+// cannot be asked: of a connection that closes while it waits, it says "conn closed", and that it is safe to try again.
+func (b *Backend) Unanswered() bool {
+	pending := b.wire.pending
+	b.wire.pending = false
+	return pending
+}
+
+// SentInBlock reports whether the last request was sent inside a transaction block.
+func (b *Backend) SentInBlock() bool { return b.wire.was == 'T' || b.wire.was == 'E' }
+
 // Began reports whether the deferred BEGIN has reached the server.
 func (b *Backend) Began() bool { return b.wire.began }
 

@@ -125,7 +125,7 @@ func (w *wire) forward(m []byte) bool {
 		return true
 	case 'A':
 		w.used.discard = true // pgx keeps it for the next WaitForNotification, which may be another tenant's
-		return true
+		return seg.reset == 0 // before the end of a reset it is for whoever listened before
 	case 'N':
 		return !ours
 	case 'E':
@@ -139,6 +139,10 @@ func (w *wire) forward(m []byte) bool {
 	case 'Z':
 		return w.ready(m[5], seg)
 	case '1', '2', '3':
+		if m[0] == '3' && seg.closes > 0 {
+			seg.closes--
+			return true
+		}
 		return !ours && !seg.query
 	}
 	return !ours
@@ -148,9 +152,7 @@ func (w *wire) forward(m []byte) bool {
 func (w *wire) completed(m []byte, seg *segment, ours bool) bool {
 	if !ours {
 		if seg.pass > 0 {
-			if seg.pass--; seg.pass == 0 && seg.drop2 == 0 {
-				w.accept()
-			}
+			seg.pass--
 		} else if w.inTx && endsTransaction(m) {
 			w.brokeTx = true
 		}
@@ -193,7 +195,7 @@ func endsTransaction(m []byte) bool {
 
 // ready ends the oldest segment.
 func (w *wire) ready(status byte, seg *segment) bool {
-	if seg.twice && !(seg.failed && (seg.drop > 0 || seg.drop2 > 0 && seg.pass == 0)) {
+	if seg.twice && !(seg.failed && seg.drop+seg.drop2 > 0) { // a failure in front made the server skip the Query
 		seg.twice = false // the answer to the Query; the one to our Sync follows
 		return false
 	}
@@ -207,6 +209,7 @@ func (w *wire) ready(status byte, seg *segment) bool {
 		w.armed, w.dirty, w.rearm = false, false, false
 	}
 	w.segments = slices.Delete(w.segments, 0, 1)
+	w.pending = len(w.segments) > 0
 	return !whole
 }
 

@@ -52,6 +52,8 @@ type wire struct {
 	multi   bool     // the text sent last held several statements
 	used    usage    // what this lease has done to the backend
 	before  usage    // the same without the request under way
+	was     byte     // the status in which it was sent
+	pending bool     // it, or a part of it, was sent and not answered to the end
 	alone   bool     // and that is one segment, so a failure in front of it leaves before as the truth
 	ours    string   // SQLSTATE of an error in a part that is ours, until taken
 	tracked []string // parameters that decide how literals are read, as reported at connect
@@ -79,6 +81,7 @@ type usage struct {
 // segment is what the server answers with one ReadyForQuery.
 type segment struct {
 	reset  int  // commands of the reset still to be acknowledged
+	closes int  // Close messages of the caller's in front of it all, still to be answered
 	drop   int  // commands of ours still to be answered
 	pass   int  // then commands of the caller's
 	drop2  int  // then commands of ours again
@@ -88,8 +91,8 @@ type segment struct {
 	armed  bool // it carries a prologue
 	begun  bool // it carries the deferred BEGIN
 	failed bool
-	// fronted: what belongs in front of it has been decided. late: that was a BEGIN of the caller's, and the prologue waits
-	// for the next statement.
+	// fronted: what belongs in front of it has been decided. late: that was a BEGIN or SET TRANSACTION of the caller's,
+	// and the prologue waits for the next statement.
 	fronted, late bool
 }
 
@@ -105,7 +108,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		return w.w.Write(p)
 	}
 	if len(w.segments) == 0 {
-		w.before = w.used
+		w.before, w.was = w.used, w.status
 	}
 	out, answers, err := w.splice(w.out[:0], p)
 	w.alone = len(w.segments) == 1
@@ -117,6 +120,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		return w.refuse(p, answers, err)
 	}
 	n, err := w.w.Write(out)
+	w.pending = w.pending || n > 0
 	if err != nil {
 		// pgx calls a write safe to retry when nothing was written. A cut prologue is the server's to drop, so a partial
 		// write must never read as zero.
@@ -127,10 +131,11 @@ func (w *wire) Write(p []byte) (int, error) {
 
 // splice copies p to out with our part in front of each segment that needs it. answers counts the segments of p.
 func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
-	mark := len(w.segments)
+	mark, rearm, armedMS := len(w.segments), w.rearm, w.armedMS
 	defer func() {
-		if err != nil {
+		if err != nil { // nothing is sent: a prologue that was made already is not in force
 			w.segments = w.segments[:mark]
+			w.rearm, w.armedMS = w.rearm || rearm, armedMS
 		}
 	}()
 	for rest := p; len(rest) > 0; {
@@ -164,7 +169,7 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 				first := !seg.fronted
 				seg.query = true
 				if first {
-					out, m = w.front(out, seg, m, flags, text)
+					out, m = w.front(out, seg, m, rest, flags, text)
 				}
 				out = append(out, m...)
 				if seg.drop+seg.drop2 > 0 || seg.pass > 0 {
@@ -179,11 +184,14 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 			}
 			switch {
 			case m[0] == 'E':
+				if seg.late {
+					seg.pass++
+				}
 			case !seg.fronted:
-				out, m = w.front(out, seg, m, flags, text)
-			case seg.late && m[0] != 'D' && flags&sqllex.Begin == 0:
+				out, m = w.front(out, seg, m, rest, flags, text)
+			case seg.late && m[0] != 'D' && flags&opensTx == 0:
 				seg.late, seg.armed = false, true
-				seg.pass, seg.drop2 = 1, w.steps()
+				seg.drop2 = w.steps()
 				out = w.appendPrologue(out)
 			}
 			if m[0] == 'P' || m[0] == 'B' {
@@ -193,6 +201,9 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 			w.open = false
 			answers++
 		case 'C':
+			if !seg.fronted {
+				seg.closes++
+			}
 			if len(m) > 6 && m[5] == 'S' {
 				delete(w.stmts, string(cstring(m[6:])))
 			}
@@ -202,14 +213,14 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 	return out, answers, nil
 }
 
-// front appends what has to fly in front of message m, the first of seg that makes the server look at SQL.
-func (w *wire) front(out []byte, seg *segment, m []byte, flags sqllex.Flags, text []byte) ([]byte, []byte) {
-	if w.bare || flags&sqllex.Empty != 0 || w.set.Tenant == "" {
+// front appends what has to fly in front of message m, the first of seg that makes the server look at SQL. rest follows m.
+func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flags, text []byte) ([]byte, []byte) {
+	if w.bare || m[0] == 'Q' && flags&sqllex.Empty != 0 || w.set.Tenant == "" {
 		return out, m
 	}
 	seg.fronted = true
-	if len(w.segments) > 1 { // pipelined by the caller: the status after the segments before is not known
-		if flags&(sqllex.Begin|sqllex.End|sqllex.RollbackTo|sqllex.SetTransaction) == 0 {
+	if w.pipelined() {
+		if flags&(opensTx|sqllex.End|sqllex.RollbackTo) == 0 {
 			out = w.prologue(out, seg)
 		}
 		return out, m
@@ -218,8 +229,11 @@ func (w *wire) front(out []byte, seg *segment, m []byte, flags sqllex.Flags, tex
 	case 'E': // nothing but ROLLBACK can succeed, and a prologue would stand in its way
 		return out, m
 	case 'T':
-		if flags&(sqllex.End|sqllex.SetTransaction) != 0 {
+		if flags&sqllex.End != 0 {
 			return out, m
+		}
+		if !w.armed && flags&sqllex.SetTransaction != 0 {
+			return w.behindFirst(out, seg, m, rest, flags, text)
 		}
 		if !w.armed || w.rearm || w.armedMS != w.set.TimeoutMS {
 			out = w.prologue(out, seg)
@@ -237,26 +251,44 @@ func (w *wire) front(out []byte, seg *segment, m []byte, flags sqllex.Flags, tex
 		out = append(out, w.proto.begin[w.begin]...)
 		seg.begun = true
 		seg.drop++
-		if flags&sqllex.SetTransaction != 0 { // must come before any query; the prologue is one
-			return out, m
+		if flags&sqllex.SetTransaction != 0 {
+			return w.behindFirst(out, seg, m, rest, flags, text)
 		}
 	} else if flags&sqllex.Begin != 0 {
-		return w.frontOfBegin(out, seg, m, flags, text)
+		return w.behindFirst(out, seg, m, rest, flags, text)
 	}
 	return w.prologue(out, seg), m
 }
 
-// frontOfBegin keeps the prologue out of the way of a BEGIN of the caller's. Alone, BEGIN flies alone and the prologue
-// goes with the next flight. In a string with more behind it, it is taken out of the string (blanks keep error positions
-// right) and the prologue goes between the two.
-func (w *wire) frontOfBegin(out []byte, seg *segment, m []byte, flags sqllex.Flags, text []byte) ([]byte, []byte) {
+// opensTx are statements that must come before any query of their transaction, and the prologue is one.
+const opensTx = sqllex.Begin | sqllex.SetTransaction
+
+// pipelined reports whether the segments before the last have yet to be answered by more than a word, so that nobody
+// knows the status that they will leave.
+func (w *wire) pipelined() bool {
+	for i := range len(w.segments) - 1 {
+		if w.segments[i].fronted {
+			return true
+		}
+	}
+	return false
+}
+
+// behindFirst keeps the prologue out of the way of a BEGIN or SET TRANSACTION of the caller's. Alone, it flies alone and
+// the prologue goes with the next flight. In a string with more behind it, it is taken out of the string (blanks keep
+// error positions right) and the prologue goes between the two. In a pipeline the prologue goes in front of the next
+// statement, except where statements are only parsed.
+func (w *wire) behindFirst(out []byte, seg *segment, m, rest []byte, flags sqllex.Flags, text []byte) ([]byte, []byte) {
+	if m[0] != 'Q' && parsesNext(rest) {
+		return w.prologue(out, seg), m
+	}
 	if m[0] != 'Q' || flags&sqllex.Multi == 0 {
 		seg.late = m[0] != 'Q'
 		return out, m
 	}
 	end := sqllex.ScanBytes(text).FirstEnd
-	begin := string(text[:end])
-	out = appendParse(out, "", begin, 0)
+	first := string(text[:end])
+	out = appendParse(out, "", first, 0)
 	out = must((&pgproto3.Bind{}).Encode(out))
 	out = append(out, executeUnnamed...)
 	m = slices.Clone(m)
@@ -360,6 +392,24 @@ func cutString(b []byte) (s, rest []byte) {
 func cstring(b []byte) []byte {
 	s, _ := cutString(b)
 	return s
+}
+
+// parsesNext reports whether another statement is parsed before anything is executed.
+func parsesNext(rest []byte) bool {
+	for len(rest) >= 5 {
+		switch rest[0] {
+		case 'P':
+			return true
+		case 'E', 'S', 'Q':
+			return false
+		}
+		n := 1 + int(binary.BigEndian.Uint32(rest[1:]))
+		if n < 5 || n > len(rest) {
+			return false
+		}
+		rest = rest[n:]
+	}
+	return false
 }
 
 // closers counts the messages in p that the server would answer with ReadyForQuery.
