@@ -96,8 +96,8 @@ func (r *run) settleLedger(ctx context.Context, admin *pgconn.PgConn) {
 	}
 	l := &r.ledger
 	for token, f := range there {
-		var writer tenant
-		for _, part := range []map[string]tenant{l.acked, l.unsure, l.denied, l.past} {
+		var writer entry
+		for _, part := range []map[string]entry{l.acked, l.unsure, l.denied, l.past} {
 			if tn, ok := part[token]; ok {
 				writer = tn
 			}
@@ -112,12 +112,12 @@ func (r *run) settleLedger(ctx context.Context, admin *pgconn.PgConn) {
 		case denied:
 			r.finding("LEDGER", "write %s was rolled back and is there", token)
 		case f.times != "1":
-			r.finding("LEDGER", "write %s is there %s times", token, f.times)
+			r.finding("LEDGER", "write %s is there %s times; its %s", token, f.times, writer.how)
 		}
 	}
-	for token := range l.acked {
+	for token, e := range l.acked {
 		if _, ok := there[token]; !ok {
-			r.finding("LEDGER", "write %s was acknowledged and is not there", token)
+			r.finding("LEDGER", "write %s was acknowledged and is not there; its %s", token, e.how)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -65,7 +66,7 @@ func Run(t *testing.T, c Config) {
 	t.Logf("hammer: seed %d", c.Seed)
 	// A crash must not lose commits that were acknowledged: with this off, PostgreSQL is allowed to.
 	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "hammer", Settings: map[string]string{
-		"synchronous_commit": "on", "deadlock_timeout": "100ms",
+		"synchronous_commit": "on", "deadlock_timeout": "100ms", "log_statement": os.Getenv("HAMMER_LOG"),
 	}})
 	require.NoError(t, err)
 	for _, p := range chosen {

@@ -5,19 +5,25 @@ import (
 	"sync"
 )
 
+// entry is a write: whose, and how it went.
+type entry struct {
+	tenant
+	how string
+}
+
 // ledger holds what is known of each write, by its token.
 type ledger struct {
 	mu     sync.Mutex
 	next   int
-	acked  map[string]tenant // the driver said that it was committed
-	unsure map[string]tenant // an error came back; it may have been committed
-	denied map[string]tenant // rolled back, or never run: must not be there
-	past   map[string]tenant // written past a COMMIT, where no tenant is in force: may be its writer's ghost's
+	acked  map[string]entry // the driver said that it was committed
+	unsure map[string]entry // an error came back; it may have been committed
+	denied map[string]entry // rolled back, or never run: must not be there
+	past   map[string]entry // written past a COMMIT, where no tenant is in force: may be its writer's ghost's
 }
 
 func (l *ledger) init() {
-	l.acked, l.unsure = make(map[string]tenant), make(map[string]tenant)
-	l.denied, l.past = make(map[string]tenant), make(map[string]tenant)
+	l.acked, l.unsure = make(map[string]entry), make(map[string]entry)
+	l.denied, l.past = make(map[string]entry), make(map[string]entry)
 }
 
 // token returns a new one.
@@ -28,19 +34,23 @@ func (l *ledger) token(tn tenant) string {
 	return fmt.Sprintf("%s/%d", tn.id, l.next)
 }
 
-func (l *ledger) note(in map[string]tenant, tn tenant, tokens ...string) {
+func (l *ledger) note(in map[string]entry, tn tenant, tokens ...string) {
+	l.record(in, entry{tn, ""}, tokens)
+}
+
+func (l *ledger) record(in map[string]entry, e entry, tokens []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, token := range tokens {
-		in[token] = tn
+		in[token] = e
 	}
 }
 
 // written says what became of a write by the error that came back.
-func (l *ledger) written(tn tenant, err error, tokens ...string) {
+func (l *ledger) written(tn tenant, what string, err error, tokens ...string) {
 	if err == nil {
-		l.note(l.acked, tn, tokens...)
+		l.record(l.acked, entry{tn, what + " reported success"}, tokens)
 		return
 	}
-	l.note(l.unsure, tn, tokens...)
+	l.record(l.unsure, entry{tn, fmt.Sprintf("%s reported %v", what, err)}, tokens)
 }

@@ -64,7 +64,7 @@ func (w *worker) transaction() error {
 	case failed && err == nil:
 		w.finding("LEDGER", "the COMMIT of a failed transaction of %s reported success", w.tn.id)
 	}
-	w.ledger.written(w.tn, err, kept...)
+	w.ledger.written(w.tn, *w.doing.Load(), err, kept...)
 	if errors.Is(err, sql.ErrTxDone) && w.cancelled.Load() {
 		return nil
 	}

@@ -122,6 +122,9 @@ func (w *worker) judge(what string, err error) {
 	switch {
 	case errors.Is(err, context.Canceled) && w.cancelled.Load():
 		return
+	case errors.Is(err, shardedpg.ErrPrologue) && strings.Contains(err.Error(), "26000"):
+		// The driver's statements were taken away (see lose) and BEGIN alone had run, so nothing could be tried again.
+		return
 	case w.cancelled.Load() && (errors.Is(err, sql.ErrTxDone) || pgconn.Timeout(err) || isNetwork(err)):
 		return
 	case w.faults.Load() && (errors.Is(err, shardedpg.ErrShardUnavailable) || isNetwork(err)):
