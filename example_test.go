@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"log"
 	"sync"
 	"time"
 
@@ -19,7 +18,7 @@ import (
 func Example() {
 	db, err := sql.Open("sharded-pg", registryDSN())
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer db.Close()
 
@@ -55,12 +54,12 @@ func ExampleWithTenant() {
 func ExampleNewConnector() {
 	cfg, err := shardedpg.ParseDSN(registryDSN())
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	cfg.MaxConns = 8
 	connector, err := shardedpg.NewConnector(cfg)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	db := sql.OpenDB(connector)
 	defer db.Close() // closes the connector, too
@@ -82,11 +81,11 @@ func ExampleNewConnector_static() {
 		Tenants: []registry.Tenant{{ID: "acme", Shard: "eu", Plan: "trial"}},
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	db := sql.OpenDB(connector)
 	defer db.Close()
@@ -97,17 +96,17 @@ func ExampleNewConnector_static() {
 func ExampleConnector_ShardDB() {
 	cfg, err := shardedpg.ParseDSN(registryDSN())
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	connector, err := shardedpg.NewConnector(cfg)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer connector.Close()
 
 	admin, err := connector.ShardDB("eu", "count the orders of all tenants")
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	var n int
 	err = admin.QueryRow("select count(*) from orders").Scan(&n)
@@ -124,9 +123,9 @@ func ExampleErrTenantMismatch() {
 
 	tx, err := db.BeginTx(acme, nil)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }()
 	_, err = tx.ExecContext(globex, "delete from orders")
 	fmt.Println(errors.Is(err, shardedpg.ErrTenantMismatch))
 
@@ -154,11 +153,11 @@ func ExampleConn_Conn() {
 	ctx := shardedpg.WithTenant(context.Background(), "acme")
 	conn, err := db.Conn(ctx)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer conn.Close()
 	if err := conn.PingContext(ctx); err != nil { // Raw gets no context: now the connection has its tenant
-		log.Fatal(err)
+		panic(err)
 	}
 	err = conn.Raw(func(c any) error {
 		batch := &pgx.Batch{}
@@ -184,7 +183,7 @@ func ExampleConn_Conn() {
 func openExample() *sql.DB {
 	db, err := sql.Open("sharded-pg", registryDSN())
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return db
 }
@@ -194,7 +193,7 @@ func openExample() *sql.DB {
 var registryDSN = sync.OnceValue(func() string {
 	dsn, err := startExampleFleet(context.Background())
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return dsn
 })

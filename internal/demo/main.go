@@ -27,13 +27,19 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "where to serve with --keep")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	if !*keep {
 		*addr = "127.0.0.1:0"
 	}
-	if err := run(ctx, os.Stdout, *addr, *keep); err != nil {
+	err := run(ctx, os.Stdout, *addr, *keep)
+	interrupted := ctx.Err() != nil
+	stop()
+	switch {
+	case err == nil:
+	case interrupted:
+		fmt.Fprintln(os.Stderr, "demo: interrupted")
+		os.Exit(130)
+	default:
 		fmt.Fprintln(os.Stderr, "demo:", err)
-		stop()
 		os.Exit(1)
 	}
 }

@@ -73,7 +73,9 @@ func reportLatency(out io.Writer, near, far []measured, roundTrip time.Duration)
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "%-36s\tMEDIAN HERE\tMEDIAN WITH %v ROUND TRIPS\t\n", "", roundTrip)
 	for i := range near {
-		fmt.Fprintf(t, "%-36s\t%v\t%v\t\n", near[i].what, near[i].p50.Round(time.Microsecond), far[i].p50.Round(10*time.Microsecond))
+		fmt.Fprintf(t, "%-36s\t%.3f ms\t%.3f ms\t\n", near[i].what, millis(near[i].p50), millis(far[i].p50))
 	}
 	return t.Flush()
 }
+
+func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
