@@ -167,7 +167,11 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	l := &c.lease
 	unsent := errors.Is(err, driver.ErrBadConn) || pgconn.SafeToRetry(err)
 	if l.backend.Unanswered() && unsent {
-		err, unsent = l.lost("the connection was lost while a statement ran; it may have taken effect"), false
+		what := "the connection was lost while a statement ran; it may have taken effect"
+		if c.tx.open {
+			what = lostTx
+		}
+		err, unsent = l.lost(what), false
 	}
 	if !unsent {
 		if l.backend.Dead() && ctx.Err() == nil {
@@ -183,7 +187,7 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	}
 	if c.tx.open && c.tx.statements > 1 || l.backend.Status() != 'I' {
 		c.drop()
-		return l.lost("the connection was lost and the transaction with it; start it again")
+		return l.lost(lostTx)
 	}
 	if l.backend.Used() {
 		c.drop()
@@ -195,6 +199,8 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	}
 	return l.lost("connections to it break; check the server and the network")
 }
+
+const lostTx = "the connection was lost and the transaction with it; start it again"
 
 // drop closes the lease's backend and keeps the slot for the next one.
 func (c *Conn) drop() {
