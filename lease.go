@@ -207,6 +207,9 @@ func routeError(err error, tenant string) error {
 	switch {
 	case errors.Is(err, ErrRegistryUnavailable):
 		e.RetryAfter = time.Second
+		if !errors.Is(err, resolver.ErrRouteUnusable) { // that one says itself what to mend
+			e.Err = fmt.Errorf("%w; check the registry, and retry", err)
+		}
 	case errors.Is(err, ErrTenantNotFound):
 		e.Err = fmt.Errorf("%w; add it to the registry, or check the ID", err)
 	}
