@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sharded-pg/sharded-pg/internal/backend"
 )
 
 // Conn is a virtual connection. It holds nothing while it is idle in database/sql's pool; the first operation after a
@@ -110,16 +112,26 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 	case "57P01", "57P02", "57P03":
 		l.shard.pool.Flush()
 	case "0A000": // a cached plan met changed tables: raised before execution, and pgx has dropped the statement
-		if server.Routine == "RevalidateCachedQuery" && try == 0 && !b.Multi() && c.restart(ctx) {
+		if server.Routine == "RevalidateCachedQuery" && try == 0 && raisedAtTop(server, b) && c.restart(ctx) {
+			return nil
+		}
+	case "26000": // the cached statement was taken away out of sight: not found before execution, and pgx has dropped it
+		if server.Routine == "FetchPreparedStatement" && try == 0 && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
 		}
 	case "25001": // refuses a transaction block: nothing ran
-		if !c.tx.open && b.Status() == 'I' && try < maxTries-1 && !b.Multi() && b.OutsideTx(ctx) == nil {
+		if !c.tx.open && b.Status() == 'I' && try < maxTries-1 && raisedAtTop(server, b) && b.OutsideTx(ctx) == nil {
 			l.outside = true
 			return nil
 		}
 	}
 	return err
+}
+
+// raisedAtTop reports whether an error is about the statement itself. An error with a context was raised inside a block or
+// a procedure, one in a string of several statements perhaps behind another: both may have committed something before.
+func raisedAtTop(server *pgconn.PgError, b *backend.Backend) bool {
+	return server.Where == "" && !b.Multi()
 }
 
 // restart makes the statement that just failed the first one again: outside transactions it is, and in one of the
