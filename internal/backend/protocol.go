@@ -50,8 +50,9 @@ var resetSQL = []string{
 }
 
 const (
-	attestSQL = "select pg_advisory_unlock_all(), 1/(case when exists (select from pg_prepared_statements where from_sql) " +
-		"then 0 else 1 end)"
+	// The schema is named because a temporary table of the same name would be found first.
+	attestSQL = "select pg_advisory_unlock_all(), 1/(case when exists (select from pg_catalog.pg_prepared_statements " +
+		"where from_sql) then 0 else 1 end)"
 	// Behind a pooler other clients may prepare by SQL on the same server connection, and none of our statements is
 	// named there, so there is nothing to forge and nothing to attest.
 	pooledAttestSQL = "select pg_advisory_unlock_all()"
@@ -61,6 +62,7 @@ const (
 type protocol struct {
 	guc    string
 	reset  []byte
+	sealed []byte // the reset after something not plain: it may have forged the attest, so that is parsed anew
 	begin  [beginSerializable + readOnlyBegin + 1][]byte
 	steps  [rls.StepCount]encodedStep
 	resetN int
@@ -80,6 +82,8 @@ func newProtocol(guc string, named bool) *protocol {
 			text = pooledAttestSQL
 		}
 		p.reset = appendCommand(p.reset, statementName("r", i, named), text, named)
+		keep := named && text != attestSQL
+		p.sealed = appendCommand(p.sealed, statementName("r", i, keep), text, keep)
 	}
 	for b := range p.begin {
 		if text := beginText(b).sql(); text != "" {

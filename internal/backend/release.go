@@ -26,7 +26,7 @@ func (b *Backend) forget() {
 // LISTEN of this lease end now, and nobody waits for it.
 func (b *Backend) sendReset() error {
 	w := b.wire
-	out := append(append(w.out[:0], w.proto.reset...), syncMessage...)
+	out := append(append(w.out[:0], w.proto.sealed...), syncMessage...)
 	w.out = out[:0]
 	_, err := w.w.Write(out)
 	w.segments = append(w.segments, segment{reset: w.proto.resetN, drop: w.proto.resetN, whole: true})
