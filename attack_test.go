@@ -1,0 +1,277 @@
+package shardedpg_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+)
+
+// count is what the superuser counts in orders with this note.
+func (f *fleet) count(note string) int {
+	f.Helper()
+	return outside[int](f, "select count(*) from orders where note = $1", note)
+}
+
+// raw runs do on the pgx connection of conn, with a time limit that a stuck protocol runs into.
+func (f *fleet) raw(conn *sql.Conn, do func(ctx context.Context, c *pgx.Conn) error) {
+	f.Helper()
+	require.NoError(f, f.rawError(conn, do))
+}
+
+func (f *fleet) rawError(conn *sql.Conn, do func(ctx context.Context, c *pgx.Conn) error) error {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.a, 5*time.Second)
+	defer cancel()
+	return conn.Raw(func(driverConn any) error {
+		return do(ctx, driverConn.(interface{ Conn() *pgx.Conn }).Conn())
+	})
+}
+
+func TestAStringWhoseFirstPartIsCommittedIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	_, err := f.db.ExecContext(f.a, "insert into orders (note) values ('once'); commit; vacuum orders")
+	requireCode(t, err, "25001")
+	require.Equal(t, 1, f.count("once"))
+}
+
+func TestABlockThatCommittedIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	// The tenant is local to the transaction that the block commits, so only the first insert is the tenant's.
+	_, err := f.db.ExecContext(f.a, "do $$ begin insert into orders (note) values ('once'); commit; "+
+		"raise exception 'no' using errcode = '25001'; end $$")
+	requireCode(t, err, "25001")
+	require.Equal(t, 1, f.count("once"))
+}
+
+func TestAChangedPlanBehindACommitDoesNotRunTheStringAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn := f.conn(f.a)
+	f.exec(f.a, conn, "create temp table t (a int)")
+	f.exec(f.a, conn, "prepare p as select * from t")
+	f.exec(f.a, conn, "execute p; alter table t add b int")
+	_, err := conn.ExecContext(f.a, "insert into orders (note) values ('once'); commit; execute p")
+	requireCode(t, err, "0A000")
+	require.Equal(t, 1, f.count("once"))
+}
+
+func TestATransactionBegunBySQLIsNotContinuedOnAnotherConnection(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn := f.conn(f.a)
+	f.exec(f.a, conn, "begin")
+	f.exec(f.a, conn, "insert into orders (note) values ('first')")
+	ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
+	defer cancel()
+	_, err := conn.ExecContext(ctx, "select pg_sleep(10)")
+	require.Error(t, err)
+	_, err = conn.ExecContext(f.a, "insert into orders (note) values ('second')")
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	require.Zero(t, f.count("first"))
+	require.Zero(t, f.count("second"), "half of a transaction must not be committed")
+}
+
+func TestCommitOfALostTransactionFails(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	tx := f.begin(f.a)
+	f.exec(f.a, tx, "insert into orders (note) values ('lost')")
+	ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
+	defer cancel()
+	_, err := tx.ExecContext(ctx, "select pg_sleep(10)")
+	require.Error(t, err)
+	require.Error(t, tx.Commit(), "what was written is gone")
+	require.Zero(t, f.count("lost"))
+}
+
+func TestAnErrorInALeadingBeginReachesTheCaller(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	for _, query := range []string{"begin nonsense; select 1", "begin isolation level x; select 1"} {
+		ctx, cancel := context.WithTimeout(f.a, 5*time.Second)
+		_, err := f.db.ExecContext(ctx, query)
+		requireCode(t, err, "42601")
+		cancel()
+	}
+	f.requireOwnRows()
+}
+
+func TestSetTransactionInFrontOfAStringDoesNotTakeTheTenantAway(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn := f.conn(f.a)
+	f.exec(f.a, conn, "select set_config('"+guc+"', 'globex', false)")
+	tx, err := conn.BeginTx(f.a, nil)
+	require.NoError(t, err)
+	f.exec(f.a, tx, "set transaction isolation level repeatable read; insert into orders (note) "+
+		"select string_agg(note, ',' order by id) from orders")
+	require.Equal(t, "repeatable read", value[string](t, f.a, tx, "show transaction_isolation"))
+	require.NoError(t, tx.Commit())
+	require.Equal(t, 1, outside[int](f, "select count(*) from orders where tenant_id = 'acme' and note = $1", notesOfA))
+}
+
+func TestABatchMayBeginWithBegin(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	for _, mode := range []pgx.QueryExecMode{
+		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec,
+		pgx.QueryExecModeSimpleProtocol,
+	} {
+		t.Run(mode.String(), func(t *testing.T) {
+			f.requireNotes(f.b, f.db, notesOfB)
+			conn := f.conn(f.a)
+			f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+				c.Config().DefaultQueryExecMode = mode
+				b := &pgx.Batch{}
+				b.Queue("begin")
+				b.Queue("insert into orders (note) values ($1)", mode.String())
+				b.Queue("select " + "string_agg(note, ',' order by id) from orders where note like 'A-%' or tenant_id = 'globex'").
+					QueryRow(func(row pgx.Row) error {
+						var got string
+						require.NoError(t, row.Scan(&got))
+						require.Equal(t, notesOfA, got)
+						return nil
+					})
+				b.Queue("commit")
+				return c.SendBatch(ctx, b).Close()
+			})
+			require.NoError(t, conn.Close())
+			require.Equal(t, 1, f.count(mode.String()))
+		})
+	}
+}
+
+func TestABatchMayBeginWithAnEmptyQuery(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
+		f.requireNotes(f.b, f.db, notesOfB)
+		conn := f.conn(f.a)
+		f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+			c.Config().DefaultQueryExecMode = mode
+			b := &pgx.Batch{}
+			b.Queue("-- nothing")
+			b.Queue("select $1::text", "x").QueryRow(func(row pgx.Row) error {
+				var got string
+				require.NoError(t, row.Scan(&got))
+				require.Equal(t, "x", got)
+				return nil
+			})
+			b.Queue(notesSQL).QueryRow(func(row pgx.Row) error {
+				var got string
+				require.NoError(t, row.Scan(&got))
+				require.Equal(t, notesOfA, got)
+				return nil
+			})
+			return c.SendBatch(ctx, b).Close()
+		})
+		require.NoError(t, conn.Close())
+	}
+}
+
+func TestAPipelineMayBeginWithSyncOrClose(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})
+	for _, first := range []string{"sync", "close"} {
+		f.exec(f.b, f.db, "select hidden_exec('set search_path = pg_temp')") // looks plain: reset in front of the next tenant
+		conn := f.conn(f.a)
+		f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+			p := c.PgConn().StartPipeline(ctx)
+			if first == "sync" {
+				p.SendPipelineSync()
+			} else {
+				p.SendDeallocate("nothing")
+			}
+			p.SendQueryParams("select current_setting('search_path'), tenant_id from orders", nil, nil, nil, nil)
+			p.SendPipelineSync()
+			require.NoError(t, p.Flush())
+			for {
+				results, err := p.GetResults()
+				if err != nil {
+					return err
+				}
+				if reader, ok := results.(*pgconn.ResultReader); ok {
+					r := reader.Read()
+					require.NoError(t, r.Err)
+					require.Len(t, r.Rows, 2)
+					require.NotEqual(t, "pg_temp", string(r.Rows[0][0]), "the other tenant's search_path")
+					require.Equal(t, "acme", string(r.Rows[0][1]))
+					return p.Close()
+				}
+			}
+		})
+		require.NoError(t, conn.Close())
+	}
+}
+
+// hidden_exec runs any text: what a function of an application may do without its call showing it.
+const hiddenSQL = `create function hidden_exec(query text) returns void language plpgsql as 'begin execute query; end'`
+
+func TestARefusalDoesNotPassForAPrologue(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn := f.conn(f.a)
+	f.exec(f.a, conn, "begin")
+	f.exec(f.a, conn, "select set_config('"+guc+"', 'globex', true)")
+	err := f.rawError(conn, func(ctx context.Context, c *pgx.Conn) error {
+		b := &pgx.Batch{}
+		b.Queue("select $1::text", "x")
+		b.Queue("create role nobody")
+		return c.SendBatch(ctx, b).Close()
+	})
+	require.Error(t, err)
+	f.requireNotes(f.a, conn, notesOfA)
+}
+
+func TestAForgedAttestIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	for name, forge := range map[string]string{
+		"all names": `do $$ declare n text; begin
+			for n in select name from pg_prepared_statements where name like 'sharded\_pg\_p%' and parameter_types = '{text}' loop
+				execute format('deallocate %I', n);
+				execute format('prepare %I (text) as select set_config(''` + guc + `'', ''acme'', true) is not null where $1 is not null', n);
+			end loop;
+			for n in select name from pg_prepared_statements where statement like '%from_sql%' and name like 'sharded%' loop
+				execute format('deallocate %I', n);
+				execute format('prepare %I as select 1', n);
+			end loop; end $$`,
+		"shadowed catalog": `do $$ declare n text; begin
+			create temp table pg_prepared_statements (from_sql bool);
+			for n in select name from pg_catalog.pg_prepared_statements where name like 'sharded\_pg\_p%' and parameter_types = '{text}' loop
+				execute format('deallocate %I', n);
+				execute format('prepare %I (text) as select set_config(''` + guc + `'', ''acme'', true) is not null where $1 is not null', n);
+			end loop; end $$`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, fleetOptions{})
+			f.requireOwnRows()
+			f.exec(f.a, f.db, forge)
+			f.requireNotes(f.b, f.db, notesOfB)
+			f.requireOwnRows()
+		})
+	}
+}
+
+func TestWhatHidesInAFunctionDoesNotStopTheNextTenant(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})
+	for _, hidden := range []string{"prepare x as select 1", "deallocate all"} {
+		f.exec(f.a, f.db, "select hidden_exec($1)", hidden)
+		f.exec(f.b, f.db, "set work_mem = '5MB'") // not plain, and the first of its checkout
+		f.requireOwnRows()
+	}
+	f.requireNotes(f.b, f.db, notesOfB)
+	f.exec(f.a, f.db, "do $$ declare n text; begin for n in select name from pg_prepared_statements where name like 'stmtcache%' "+
+		"loop execute format('deallocate %I', n); end loop; end $$")
+	f.requireNotes(f.b, f.db, notesOfB)
+}
