@@ -1,0 +1,73 @@
+package mutants
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Root returns the root of the module that holds the working directory.
+func Root() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}
+
+// Sources returns the changed files by their names, as they read after all edits.
+func (m Mutant) Sources(root string) (map[string]string, error) {
+	sources := make(map[string]string)
+	for _, e := range m.Breaks {
+		text, ok := sources[e.File]
+		if !ok {
+			file, err := os.ReadFile(filepath.Join(root, e.File))
+			if err != nil {
+				return nil, err
+			}
+			text = string(file)
+		}
+		if n := strings.Count(text, e.Old); n != 1 {
+			return nil, fmt.Errorf("mutant %q: its text occurs %d times in %s instead of once; the code has changed, so write "+
+				"the mutant again in internal/mutants/table.go:\n%s", m.Name, n, e.File, e.Old)
+		}
+		sources[e.File] = strings.Replace(text, e.Old, e.New, 1)
+	}
+	return sources, nil
+}
+
+// Build compiles the hammer with the broken driver, in dir, and returns the program. A mutant without edits is the driver
+// as it is.
+func (m Mutant) Build(ctx context.Context, root, dir string) (program string, err error) {
+	sources, err := m.Sources(root)
+	if err != nil {
+		return "", err
+	}
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for name, text := range sources {
+		path := filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return "", err
+		}
+		overlay.Replace[filepath.Join(root, name)] = path
+	}
+	list, err := json.Marshal(overlay)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, list, 0o600); err != nil {
+		return "", err
+	}
+	program = filepath.Join(dir, "hammer.test")
+	command := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", file, "-o", program, "./internal/hammer")
+	command.Dir = root
+	if out, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mutant %q does not compile: %w\n%s", m.Name, err, out)
+	}
+	return program, nil
+}
