@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -341,26 +340,6 @@ func (w *wire) appendPrologue(out []byte) []byte {
 	return out
 }
 
-// classify says what a message makes the server run. Parse and Query carry the text; Bind names a statement whose text
-// was seen when it was parsed.
-func (w *wire) classify(m []byte) (sqllex.Flags, []byte) {
-	switch m[0] {
-	case 'Q':
-		text := cstring(m[5:])
-		return sqllex.ScanBytes(text).Flags, text
-	case 'P':
-		name, rest := cutString(m[5:])
-		text := cstring(rest)
-		flags := sqllex.ScanBytes(text).Flags
-		w.stmts[string(name)] = flags
-		return flags, text
-	case 'B':
-		_, rest := cutString(m[5:])
-		return w.stmts[string(cstring(rest))], nil
-	}
-	return sqllex.Plain, nil
-}
-
 // note records what a statement that is about to be sent may leave behind.
 func (w *wire) note(flags sqllex.Flags) {
 	w.multi = flags&sqllex.Multi != 0
@@ -381,48 +360,4 @@ func (w *wire) note(flags sqllex.Flags) {
 	if w.inTx && flags&sqllex.TxControl != 0 {
 		w.brokeTx = true
 	}
-}
-
-// cutString returns the zero-terminated string at the start of b, and what follows it.
-func cutString(b []byte) (s, rest []byte) {
-	s, rest, _ = bytes.Cut(b, []byte{0})
-	return s, rest
-}
-
-func cstring(b []byte) []byte {
-	s, _ := cutString(b)
-	return s
-}
-
-// parsesNext reports whether another statement is parsed before anything is executed.
-func parsesNext(rest []byte) bool {
-	for len(rest) >= 5 {
-		switch rest[0] {
-		case 'P':
-			return true
-		case 'E', 'S', 'Q':
-			return false
-		}
-		n := 1 + int(binary.BigEndian.Uint32(rest[1:]))
-		if n < 5 || n > len(rest) {
-			return false
-		}
-		rest = rest[n:]
-	}
-	return false
-}
-
-// closers counts the messages in p that the server would answer with ReadyForQuery.
-func closers(p []byte) (n int) {
-	for len(p) >= 5 {
-		if p[0] == 'S' || p[0] == 'Q' {
-			n++
-		}
-		size := 1 + int(binary.BigEndian.Uint32(p[1:]))
-		if size > len(p) {
-			break
-		}
-		p = p[size:]
-	}
-	return n
 }
