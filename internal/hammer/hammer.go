@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -150,11 +151,23 @@ func runPhase(t *testing.T, c Config, p phase, server *pgtest.Server, span time.
 	n := r.statements.Load()
 	t.Logf("hammer: %s: %d statements in %.1fs, %.0f/s; %d errors met, %d writes acknowledged, %d unsure; %s", p.name, n,
 		took.Seconds(), float64(n)/took.Seconds(), r.errors.Load(), len(r.ledger.acked), len(r.ledger.unsure), r.laneText)
+	// The worst come first: what breaks isolation also breaks much else.
+	slices.SortStableFunc(r.findings, func(a, b string) int { return rank(a) - rank(b) })
 	for i, text := range r.findings {
 		if i < 10 {
 			t.Errorf("%s (seed %d, phase %s)", text, c.Seed, p.name)
 		}
 	}
+}
+
+func rank(finding string) int {
+	switch kind, _, _ := strings.Cut(finding, ":"); kind {
+	case "ISOLATION":
+		return 0
+	case "ERROR":
+		return 2
+	}
+	return 1
 }
 
 // watch ends the test with all goroutines when a worker makes no progress.
