@@ -385,3 +385,12 @@ func errCode(err error) string {
 	}
 	return ""
 }
+
+// addTenants gives a fleet more shared tenants, without rows.
+func addTenants(ids ...string) func(*fleet, map[string]*resolver.Route) {
+	return func(f *fleet, routes map[string]*resolver.Route) {
+		for _, id := range ids {
+			routes[id] = f.route(id, planOf(30*time.Second, 16<<10))
+		}
+	}
+}
