@@ -138,7 +138,7 @@ func beginFor(opts driver.TxOptions) (beginText, error) {
 // statement ever ran.
 func (b *Backend) End(ctx context.Context, commit bool) (tag string, err error) {
 	w := b.wire
-	began := w.began
+	began := w.began || w.status != 'I' // BEGIN alone may have come through
 	w.begin, w.began, w.inTx = noBegin, false, false
 	if !began || !commit && b.pg.IsClosed() {
 		return "", nil
