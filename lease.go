@@ -63,7 +63,9 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 // checkout takes a backend for the lease and arms it. Without one the lease is over.
 func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 	l := &c.lease
-	l.setDeadline(ctx)
+	if !l.deadline.IsZero() { // a new backend takes the plan's limits for its own: a deadline is not one of them
+		l.deadline, l.settings.TimeoutMS = time.Time{}, rls.For(l.route).TimeoutMS
+	}
 	key := backend.Key{Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema}
 	b, err := l.shard.pool.Checkout(ctx, key, &l.settings)
 	if err != nil {
@@ -73,6 +75,7 @@ func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 		return nil, err
 	}
 	l.backend = b
+	l.setDeadline(ctx)
 	b.Arm(&l.settings)
 	return b, nil
 }
