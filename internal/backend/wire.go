@@ -16,8 +16,7 @@ import (
 // prologue in front of what pgx flushes, in the same write; on the way in it takes out exactly the answers to those.
 // Everything it decides comes from the bytes: pgx's exec mode is an argument of each call and cannot be asked.
 //
-// One goroutine at a time uses a wire, the one that uses the pgx connection; the exception is Terminate, which pgx may
-// write from a goroutine of its own and which touches no state here.
+// One goroutine at a time uses a wire, the one that uses the pgx connection; the exceptions are noted in Write.
 type wire struct {
 	r io.Reader
 	w io.Writer
@@ -103,7 +102,9 @@ var (
 
 // Write sends what pgx flushed, with what is ours in front, as one write.
 func (w *wire) Write(p []byte) (int, error) {
-	if len(p) > 0 && p[0] == 'X' || !w.on {
+	// pgx writes COPY data while a goroutine of its own reads the answer, and Terminate from a goroutine of its own: no
+	// state may be touched for these.
+	if !w.on || passes(p) {
 		return w.w.Write(p)
 	}
 	if len(w.segments) == 0 {
@@ -348,7 +349,7 @@ func (w *wire) note(flags sqllex.Flags) {
 		w.dirty = true
 		w.rearm = true
 	}
-	if flags&sqllex.RollbackTo != 0 {
+	if flags&(sqllex.RollbackTo|sqllex.TxControl) != 0 { // COMMIT and BEGIN in one flight leave the status as it was
 		w.rearm = true
 	}
 	if flags&(sqllex.Discard|sqllex.Unterminated) != 0 {
