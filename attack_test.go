@@ -3,6 +3,7 @@ package shardedpg_test
 import (
 	"context"
 	"database/sql"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // count is what the superuser counts in orders with this note.
@@ -274,4 +276,134 @@ func TestWhatHidesInAFunctionDoesNotStopTheNextTenant(t *testing.T) {
 	f.exec(f.a, f.db, "do $$ declare n text; begin for n in select name from pg_prepared_statements where name like 'stmtcache%' "+
 		"loop execute format('deallocate %I', n); end loop; end $$")
 	f.requireNotes(f.b, f.db, notesOfB)
+}
+
+func TestABatchThatBeginsATransactionIsArmedInIt(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	f.requireNotes(f.b, f.db, notesOfB)
+	conn := f.conn(f.a)
+	f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+		b := &pgx.Batch{}
+		b.BeginTx(pgx.TxOptions{IsoLevel: pgx.Serializable})
+		b.Queue("insert into orders (note) values ($1)", "in batch")
+		results := c.SendBatch(ctx, b)
+		tx := results.Tx()
+		require.NoError(t, results.Close())
+		var notes, level string
+		require.NoError(t, tx.QueryRow(ctx, notesSQL).Scan(&notes))
+		require.Equal(t, notesOfA+",in batch", notes)
+		require.NoError(t, tx.QueryRow(ctx, "show transaction_isolation").Scan(&level))
+		require.Equal(t, "serializable", level)
+		return tx.Commit(ctx)
+	})
+	require.Equal(t, 1, f.count("in batch"))
+}
+
+func TestATransactionThatReplacesAnotherInOneFlightIsArmed(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn := f.conn(f.a)
+	f.exec(f.a, conn, "select set_config('"+guc+"', 'globex', false)")
+	f.exec(f.a, conn, "begin")
+	f.requireNotes(f.a, conn, notesOfA)
+	f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+		b := &pgx.Batch{}
+		b.Queue("commit")
+		b.Queue("begin")
+		return c.SendBatch(ctx, b).Close()
+	})
+	f.requireNotes(f.a, conn, notesOfA)
+}
+
+func TestWhatAFunctionHidesDoesNotReachTheNextTenant(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})
+	for _, hidden := range []string{
+		"set " + guc + " = 'acme'", "set role app_reader", "set search_path = pg_temp", "listen x",
+		"create temp table orders as select 'forged'::text as note, 1 as id", "set session authorization app",
+		"create temp view probe as select 1 as tenant", "prepare x as select 1", "set default_transaction_read_only = on",
+	} {
+		f.exec(f.a, f.db, "select hidden_exec($1)", hidden)
+		f.exec(f.b, f.db, "insert into probe select 'in ' || current_setting('"+guc+"'), count(*) from orders; commit; "+
+			"insert into probe select 'past ' || current_setting('"+guc+"', true), count(*) from orders")
+		require.Equal(t, "in globex=1 past =0", outside[string](f, "select string_agg(tenant || '=' || orders, ' ' order by tenant) from probe"),
+			hidden)
+		f.exec(f.b, f.db, "delete from probe")
+	}
+}
+
+func TestTheDeadlineOfOneTenantIsNotTheLimitOfTheNext(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	ctx, cancel := context.WithTimeout(f.a, 15*time.Second)
+	defer cancel()
+	f.requireNotes(ctx, f.db, notesOfA) // connects
+	f.exec(f.b, f.db, "select 1; commit; insert into probe select current_setting('statement_timeout'), 0")
+	require.Equal(t, "30s", outside[string](f, "select tenant from probe"))
+}
+
+func TestCommitOfATransactionThatNeverGotItsSettingsFails(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{routes: func(_ *fleet, routes map[string]*resolver.Route) {
+		r := routes[tenantA]
+		r.Model, r.Schema, r.Role = resolver.ModelSchema, "public", "no_such_role"
+	}})
+	tx := f.begin(f.a)
+	_, err := tx.ExecContext(f.a, "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrPrologue)
+	require.Error(t, tx.Commit())
+}
+
+func TestCopyInAndOutKeepTheProtocolInStep(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	for _, inTx := range []bool{false, true} {
+		f.requireNotes(f.b, f.db, notesOfB)
+		conn := f.conn(f.a)
+		if inTx {
+			f.exec(f.a, conn, "begin")
+		}
+		f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+			rows := [][]any{{"one", 1}, {"two", 2}}
+			n, err := c.CopyFrom(ctx, pgx.Identifier{"probe"}, []string{"tenant", "orders"}, pgx.CopyFromRows(rows))
+			require.NoError(t, err)
+			require.EqualValues(t, 2, n)
+			tag, err := c.PgConn().CopyFrom(ctx, strings.NewReader("three\t3\n"), "copy probe from stdin")
+			require.NoError(t, err)
+			require.EqualValues(t, 1, tag.RowsAffected())
+			if !inTx {
+				_, err = c.PgConn().CopyFrom(ctx, strings.NewReader("three\tx\n"), "copy probe from stdin")
+				requireCode(t, err, "22P02")
+				_, err = c.PgConn().CopyFrom(ctx, strings.NewReader("x"), "copy orders from stdin")
+				requireCode(t, err, "0A000") // PostgreSQL refuses it under row-level security
+			}
+			var out writerFunc
+			_, err = c.PgConn().CopyTo(ctx, &out, "copy (select note from orders order by id) to stdout")
+			require.NoError(t, err)
+			require.Equal(t, "A-secret\nA-secret2\n", string(out))
+			_, err = c.Exec(ctx, "copy probe to stdout; select 1")
+			require.NoError(t, err)
+			var notes string
+			return c.QueryRow(ctx, notesSQL).Scan(&notes)
+		})
+		f.requireNotes(f.a, conn, notesOfA)
+		require.NoError(t, conn.Close())
+	}
+	f.requireOwnRows()
+}
+
+func TestARawConnectionIsDeadOnceItsCheckoutEnds(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn := f.conn(f.a)
+	var kept *pgx.Conn
+	f.raw(conn, func(_ context.Context, c *pgx.Conn) error {
+		kept = c
+		return nil
+	})
+	require.NoError(t, conn.Close())
+	f.requireNotes(f.b, f.db, notesOfB)
+	_, err := kept.Exec(f.b, "select 1")
+	require.Error(t, err)
 }
