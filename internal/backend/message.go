@@ -70,3 +70,21 @@ func closers(p []byte) (n int) {
 	}
 	return n
 }
+
+// passes reports whether p holds only messages that end no segment and need nothing in front: COPY data and its end, and
+// Terminate.
+func passes(p []byte) bool {
+	for len(p) >= 5 {
+		switch p[0] {
+		case 'd', 'c', 'f', 'X':
+		default:
+			return false
+		}
+		n := 1 + int(binary.BigEndian.Uint32(p[1:]))
+		if n < 5 || n > len(p) {
+			return false
+		}
+		p = p[n:]
+	}
+	return len(p) == 0
+}
