@@ -71,7 +71,9 @@ func NewConnector(cfg Config) (*Connector, error) {
 	if c.inputs, err = lru.New[string, int](statementCacheSize); err != nil {
 		return nil, err
 	}
-	c.routes = resolver.NewCache(c.store, resolver.CacheConfig{Size: cfg.CacheSize, TTL: cfg.CacheTTL})
+	c.routes = resolver.NewCache(c.store, resolver.CacheConfig{
+		Size: cfg.CacheSize, TTL: cfg.CacheTTL, FirstLookupTimeout: cfg.ConnectTimeout,
+	})
 	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // the watch lives until Close
 	c.stop = stop
 	c.watching.Go(func() {

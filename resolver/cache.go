@@ -31,6 +31,9 @@ type CacheConfig struct {
 	// answer: with the default, a tenant that is not cached is refused within 200 ms. Raise it if the source is far
 	// away. Default 150ms.
 	LookupTimeout time.Duration
+	// FirstLookupTimeout is the same until the source has answered for the first time: connecting to it comes on top
+	// then, and there is nothing yet to tell a source that is far away from one that is down. Default LookupTimeout.
+	FirstLookupTimeout time.Duration
 	// Backoff is the pause between two attempts once the source is known to be down; up to half of it is added at
 	// random. During it stale routes are served and other tenants refused, both without waiting. Default 1s.
 	Backoff time.Duration

@@ -531,3 +531,21 @@ func BenchmarkCacheHit(b *testing.B) {
 		})
 	})
 }
+
+func TestTheFirstLookupMayTakeLongerForItConnects(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		src, cache := newCache(t, resolver.CacheConfig{FirstLookupTimeout: 5 * time.Second})
+		src.answer(func(_ context.Context, tenant string) (*resolver.Route, error) {
+			time.Sleep(2 * time.Second)
+			return &resolver.Route{Tenant: tenant, Epoch: 1}, nil
+		})
+		_, err := cache.Resolve(t.Context(), "acme")
+		require.NoError(t, err)
+		start := time.Now()
+		_, err = cache.Resolve(t.Context(), "globex")
+		require.ErrorIs(t, err, resolver.ErrRegistryUnavailable)
+		require.Equal(t, 150*time.Millisecond, time.Since(start))
+		time.Sleep(2 * time.Hour)
+	})
+}

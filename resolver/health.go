@@ -16,6 +16,7 @@ import (
 type health struct {
 	backoff time.Duration
 	down    atomic.Bool // read for each miss, without the lock
+	known   atomic.Bool // it has answered once
 
 	mu           sync.Mutex
 	retryAt      time.Duration
@@ -56,6 +57,7 @@ func (h *health) failed(started, now time.Duration, cause error) {
 }
 
 func (h *health) answered(now time.Duration) {
+	h.known.Store(true)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lastAnswered = now

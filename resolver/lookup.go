@@ -119,7 +119,11 @@ func (c *Cache) publish(tenant string, route *Route, current bool, generation ui
 // ask puts the question. The source runs on a goroutine of its own, so that one that ignores its context delays nobody,
 // and one that panics or calls runtime.Goexit ends nothing but its lookup.
 func (c *Cache) ask(ctx context.Context, tenant string) (*Route, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.LookupTimeout)
+	timeout := c.cfg.LookupTimeout
+	if !c.health.known.Load() {
+		timeout = max(timeout, c.cfg.FirstLookupTimeout)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 
 	type answer struct {
@@ -143,7 +147,7 @@ func (c *Cache) ask(ctx context.Context, tenant string) (*Route, error) {
 	case given := <-answers:
 		switch {
 		case given.err != nil && ctx.Err() != nil && !sure(given.err):
-			return nil, fmt.Errorf("no answer within %v", c.cfg.LookupTimeout)
+			return nil, fmt.Errorf("no answer within %v", timeout)
 		case given.err != nil:
 			return nil, given.err
 		case given.route == nil:
@@ -153,7 +157,7 @@ func (c *Cache) ask(ctx context.Context, tenant string) (*Route, error) {
 		}
 		return given.route, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("no answer within %v", c.cfg.LookupTimeout)
+		return nil, fmt.Errorf("no answer within %v", timeout)
 	case <-c.closed:
 		return nil, errClosedDuringLookup
 	}
