@@ -21,6 +21,9 @@ type Conn struct {
 	lease  lease
 	tx     tx
 	hinted string // the tenant of the context that checked the connection out, if database/sql told us
+
+	// abandoned: a panic took the lease away. A transaction that goes on here must not run its rest outside one.
+	abandoned bool
 }
 
 var (
@@ -56,8 +59,9 @@ func (c *Conn) ExecContext(ctx context.Context, query string, args []driver.Name
 func (c *Conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	done := false
 	defer func() {
-		if !done { // a panic in the caller's Valuer: database/sql would keep the connection for ever
+		if !done { // a panic in the caller's Valuer: database/sql will keep the connection for ever
 			c.release()
+			c.abandoned = true
 		}
 	}()
 	for try := 0; ; try++ {

@@ -37,6 +37,9 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 		}
 		return c.held(ctx)
 	}
+	if c.abandoned {
+		return nil, errAbandoned
+	}
 	tenant, err := c.c.tenant(ctx) // 1
 	if err != nil {
 		return nil, err
@@ -141,6 +144,8 @@ func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 var (
 	errBrokenTx = errors.New("the transaction was ended by a BEGIN, COMMIT, ROLLBACK or PREPARE TRANSACTION in a statement; " +
 		"use the methods of sql.Tx, and ROLLBACK TO for savepoints")
+	errAbandoned = &Error{Stage: StageStatement, Err: errors.New("a panic in an earlier query has ended this transaction or " +
+		"connection; start another one")}
 	errRowsOpen = errors.New("rows of an earlier query are still open on this connection; read them to the end or close " +
 		"them first")
 )

@@ -452,3 +452,28 @@ func TestOneTenantAloneNeverNeedsAReset(t *testing.T) {
 	f.requireNotes(f.b, f.db, notesOfB)
 	require.EqualValues(t, 1, f.connector.Stats().Shards[0].Backends.Lane3)
 }
+
+func TestAfterAPanicATxDoesNotRunItsRestOutsideATx(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	tx, err := f.db.BeginTx(f.a, nil) // never ended: after a panic in a query database/sql waits for ever in Rollback
+	require.NoError(t, err)
+	f.exec(f.a, tx, "insert into orders (note) values ('gone')")
+	require.PanicsWithValue(t, "valuer", func() {
+		rows, _ := tx.QueryContext(f.a, "select $1::text", panicking{})
+		_ = rows.Close()
+	})
+	_, err = tx.ExecContext(f.a, "insert into orders (note) values ('gone')")
+	require.ErrorContains(t, err, "panic")
+	require.Zero(t, outside[int](f, "select count(*) from orders where note = 'gone'"))
+	f.requireOwnRows()
+	f.leaked = f.db.Stats().InUse
+
+	// In Exec database/sql gives the connection back, and the transaction is one that can be ended.
+	tx = f.begin(f.a)
+	require.PanicsWithValue(t, "valuer", func() { _, _ = tx.ExecContext(f.a, "select $1::text", panicking{}) })
+	f.exec(f.a, tx, "insert into orders (note) values ('tx')")
+	require.NoError(t, tx.Rollback())
+	require.Zero(t, outside[int](f, "select count(*) from orders where note = 'tx'"))
+	f.requireOwnRows()
+}
