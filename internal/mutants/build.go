@@ -19,23 +19,35 @@ func Root() (string, error) {
 	return filepath.Dir(strings.TrimSpace(string(out))), nil
 }
 
-// Sources returns the changed files by their names, as they read after all edits.
+// Sources returns the files of the packages that the mutant changes by their paths, as they read after all edits.
 func (m Mutant) Sources(root string) (map[string]string, error) {
 	sources := make(map[string]string)
 	for _, e := range m.Breaks {
-		text, ok := sources[e.File]
-		if !ok {
-			file, err := os.ReadFile(filepath.Join(root, e.File))
-			if err != nil {
-				return nil, err
+		files, err := filepath.Glob(filepath.Join(root, e.Folder, "*.go"))
+		if err != nil {
+			return nil, err
+		}
+		total, at := 0, ""
+		for _, path := range files {
+			if strings.HasSuffix(path, "_test.go") {
+				continue
 			}
-			text = string(file)
+			if _, read := sources[path]; !read {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					return nil, err
+				}
+				sources[path] = string(text)
+			}
+			if n := strings.Count(sources[path], e.Old); n > 0 {
+				total, at = total+n, path
+			}
 		}
-		if n := strings.Count(text, e.Old); n != 1 {
+		if total != 1 {
 			return nil, fmt.Errorf("mutant %q: its text occurs %d times in %s instead of once; the code has changed, so write "+
-				"the mutant again in internal/mutants/table.go:\n%s", m.Name, n, e.File, e.Old)
+				"the mutant again in internal/mutants/table.go:\n%s", m.Name, total, e.Folder, e.Old)
 		}
-		sources[e.File] = strings.Replace(text, e.Old, e.New, 1)
+		sources[at] = strings.Replace(sources[at], e.Old, e.New, 1)
 	}
 	return sources, nil
 }
@@ -49,11 +61,11 @@ func (m Mutant) Build(ctx context.Context, root, dir string) (program string, er
 	}
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for name, text := range sources {
-		path := filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
+		path := filepath.Join(dir, strings.ReplaceAll(name, string(filepath.Separator), "_"))
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return "", err
 		}
-		overlay.Replace[filepath.Join(root, name)] = path
+		overlay.Replace[name] = path
 	}
 	list, err := json.Marshal(overlay)
 	if err != nil {
