@@ -351,3 +351,24 @@ func TestAnotherSettingCanCarryTheTenant(t *testing.T) {
 	require.Equal(t, tenantB, value[string](t, f.b, f.db, "select current_setting('my.tenant')"))
 	f.requireNotes(f.a, f.db, "")
 }
+
+func TestAReadOnlyServerServesReads(t *testing.T) {
+	t.Parallel()
+	f := newSchemaFleet(t, fleetOptions{schema: []string{
+		"do $$begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end$$",
+	}})
+	shared := shardedpg.WithTenant(t.Context(), "neighbour")
+	for range 3 { // reset and prologue run in transactions that may not write, as on a standby
+		require.Equal(t, "one", value[string](t, f.a, f.db, "select note from inv"))
+		require.Equal(t, "two", value[string](t, f.b, f.db, "select note from inv where id = $1", 1))
+		require.Zero(t, value[int](t, shared, f.db, "select count(*) from orders"))
+		_, err := f.db.ExecContext(shared, "insert into orders (note) values ('x')")
+		requireCode(t, err, "25006")
+		_, err = f.db.ExecContext(f.a, "select set_config('app.other', 'x', false)")
+		require.NoError(t, err)
+		tx := f.begin(shared)
+		_, err = tx.ExecContext(shared, "insert into orders (note) values ($1)", "x")
+		requireCode(t, err, "25006")
+		require.NoError(t, tx.Rollback())
+	}
+}
