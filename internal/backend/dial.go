@@ -104,11 +104,11 @@ func (p *Pool) verify(ctx context.Context, b *Backend) error {
 	col := func(i int) string { return string(r.Rows[0][i]) }
 	if p.cfg.Verify {
 		user := b.pg.ParameterStatus("session_authorization")
-		for i, what := range map[int]string{
-			1: "is a superuser", 2: "has BYPASSRLS", 3: "is a member of a superuser or BYPASSRLS role",
-			4: "owns tables with row-level security, or is a member of their owner",
+		for i, what := range []string{
+			"is a superuser", "has BYPASSRLS", "is a member of a superuser or BYPASSRLS role",
+			"owns tables with row-level security, or is a member of their owner",
 		} {
-			if col(i) != "false" {
+			if col(i+1) != "false" {
 				return fmt.Errorf("%w: %q %s; use a login that is none of these", ErrUnsafeRole, user, what)
 			}
 		}
