@@ -36,9 +36,9 @@ func TestWithoutATenantNothingIsSent(t *testing.T) {
 	ctx := t.Context()
 	_, err := f.db.ExecContext(ctx, "delete from orders")
 	require.ErrorIs(t, err, shardedpg.ErrNoTenant)
-	_, err = f.db.QueryContext(ctx, "select 1") //nolint:sqlclosecheck // it must fail
+	_, err = f.db.QueryContext(ctx, "select 1")
 	require.ErrorIs(t, err, shardedpg.ErrNoTenant)
-	_, err = f.db.PrepareContext(ctx, "select 1") //nolint:sqlclosecheck // it must fail
+	_, err = f.db.PrepareContext(ctx, "select 1")
 	require.ErrorIs(t, err, shardedpg.ErrNoTenant)
 	_, err = f.db.BeginTx(ctx, nil)
 	require.ErrorIs(t, err, shardedpg.ErrNoTenant)
@@ -349,7 +349,7 @@ func TestStringsOfSeveralStatementsSeeOwnRowsOnly(t *testing.T) {
 		require.Equal(t, want, outside[string](f, "select tenant || ' ' || orders from probe"))
 		f.requireOwnRows()
 	}
-	_, err := f.db.QueryContext(f.a, "select 1; select 2") //nolint:sqlclosecheck // it must fail
+	_, err := f.db.QueryContext(f.a, "select 1; select 2")
 	requireCode(t, err, "42601")
 	f.requireOwnRows()
 }

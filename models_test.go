@@ -115,7 +115,7 @@ func TestAMissingSchemaNeverFallsThroughToPublic(t *testing.T) {
 	for range 3 {
 		_, err := f.db.ExecContext(missing, "select * from inv")
 		requireCode(t, err, "42P01")
-		_, err = f.db.QueryContext(missing, "select * from inv where id = $1", 1) //nolint:sqlclosecheck // it must fail
+		_, err = f.db.QueryContext(missing, "select * from inv where id = $1", 1)
 		requireCode(t, err, "42P01")
 		require.Equal(t, "one", value[string](t, f.a, f.db, "select note from inv"))
 	}

@@ -97,7 +97,7 @@ func TestAConnIsBoundByItsFirstOperation(t *testing.T) {
 	require.ErrorIs(t, err, shardedpg.ErrTenantMismatch)
 	_, err = conn.BeginTx(f.b, nil)
 	require.ErrorIs(t, err, shardedpg.ErrTenantMismatch)
-	_, err = conn.PrepareContext(f.b, "select 1") //nolint:sqlclosecheck // it must fail
+	_, err = conn.PrepareContext(f.b, "select 1")
 	require.ErrorIs(t, err, shardedpg.ErrTenantMismatch)
 	require.ErrorIs(t, conn.PingContext(f.b), shardedpg.ErrTenantMismatch)
 	f.requireNotes(f.a, conn, notesOfA)
@@ -288,7 +288,7 @@ func TestAStatementOnAConnWithOpenRowsFailsClearly(t *testing.T) {
 	require.True(t, rows.Next())
 	for _, use := range []func() error{
 		func() error { _, err := conn.ExecContext(f.a, "select 1"); return err },
-		func() error { _, err := conn.QueryContext(f.a, "select 1"); return err }, //nolint:sqlclosecheck // it must fail
+		func() error { _, err := conn.QueryContext(f.a, "select 1"); return err },
 		func() error { _, err := conn.BeginTx(f.a, nil); return err },
 		func() error { return conn.PingContext(f.a) },
 	} {
@@ -353,7 +353,7 @@ func TestChangedTablesNeverReachTheCaller(t *testing.T) {
 		case 3: // later in a transaction it cannot be hidden, and must not be swallowed
 			tx := f.begin(f.a)
 			f.exec(f.a, tx, "insert into orders (note) values ('gone')")
-			_, err := tx.QueryContext(f.a, query, "x") //nolint:sqlclosecheck // it must fail
+			_, err := tx.QueryContext(f.a, query, "x")
 			requireCode(t, err, "0A000")
 			require.ErrorIs(t, tx.Commit(), pgx.ErrTxCommitRollback)
 			require.Zero(t, outside[int](f, "select count(*) from orders where note = 'gone'"))
