@@ -65,7 +65,7 @@ func (w *worker) lookalike() error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }()
 	if err := w.see(tx, sight{rows: seeds}, query, w.withMode(w.other().id)...); err != nil {
 		return err
 	}
