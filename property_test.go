@@ -162,7 +162,7 @@ func (m *model) fail(t *rapid.T) {
 // leftovers is SQL that leaves something behind on its session.
 var leftovers = []string{
 	"set app.current_tenant_id = 't1'", "set search_path = pg_catalog", "set statement_timeout = '1ms'; reset statement_timeout",
-	"create temp table if not exists orders (tenant_id text default 't0')", "select pg_advisory_lock(7)", "listen ch",
+	"create temp table if not exists orders (tenant_id text default 't0')", "select pg_advisory_lock_shared(7)", "listen ch",
 	"set role app_reader", "set default_transaction_read_only = on", "begin", "begin; select 1", "discard all", "deallocate all",
 	"prepare p as select 1; deallocate p", "set standard_conforming_strings = off", "select set_config('app.current_tenant_id', 't2', false)",
 	"declare c cursor with hold for select * from public.orders", "reset all", "set work_mem = '1MB'", "set datestyle = 'SQL'",
