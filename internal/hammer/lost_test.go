@@ -26,7 +26,7 @@ func newLossy(t *testing.T) *lossy {
 	t.Helper()
 	server := pgtest.Shared(t, "lossy")
 	name := server.NewDatabase(t, `
-do $$begin create role app login noinherit; exception when duplicate_object then null; end$$;
+do $$begin create role app login noinherit; exception when duplicate_object or unique_violation then null; end$$;
 create table writes(tenant_id text not null default current_setting('app.current_tenant_id'), token text);
 grant select, insert on writes to app;`)
 	proxy, err := pgtest.StartProxy(t.Context(), server)
