@@ -160,10 +160,16 @@ func (b *Backend) Describe(ctx context.Context, query string) (int, error) {
 	return len(sd.ParamOIDs), nil
 }
 
+// Behind a pooler the server connection lives on with whatever its session holds, so nothing may be set for the session.
+var errPooledOutside = errors.New("a statement outside transactions needs a server connection of its own")
+
 // OutsideTx puts the settings in force for the session and takes the prologue away, for a statement that refuses a
 // transaction block. The backend is closed afterwards, so nobody else can meet the session's settings.
 func (b *Backend) OutsideTx(ctx context.Context) error {
 	w := b.wire
+	if w.pooled {
+		return errPooledOutside
+	}
 	w.used.discard = true
 	w.bare = true
 	args := [][]byte{[]byte(w.proto.guc), []byte(w.set.Tenant)}
