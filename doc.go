@@ -143,7 +143,8 @@
 // RETURNING), and a text of several statements is for Exec without arguments.
 //
 // Statements that refuse a transaction block (VACUUM, CREATE INDEX CONCURRENTLY) cost two more round trips, and the
-// connection is closed afterwards. A statement reaches one shard: there are no queries across shards.
+// connection is closed afterwards; behind a pooler PostgreSQL refuses them (25001), as it does in any pipeline. A statement
+// reaches one shard: there are no queries across shards.
 //
 // The driver is no wall against injected SQL: a statement that names the tenant setting can change it. Bind values as
 // arguments, as everywhere.
