@@ -3,7 +3,6 @@ package shardedpg_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -592,8 +591,7 @@ func hammerOnce(f *fleet, r *rand.Rand, n int, acknowledged, unsure *atomic.Int6
 		defer cancel()
 	}
 	check := func(err error, what string) bool {
-		// A dial may end by the deadline a moment before the context says so.
-		if err != nil && !(cancelled && (ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded))) {
+		if err != nil && !(cancelled && ctx.Err() != nil) {
 			f.Errorf("%s: %v", what, err)
 		}
 		return err == nil
