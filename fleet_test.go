@@ -49,6 +49,7 @@ create role unsafe_member_of_super login in role group_super;
 create role unsafe_member_of_bypass login in role group_bypass;
 create role unsafe_member_of_owner login in role app_owner;
 create role unsafe_far_member login in role unsafe_member_of_owner;
+create role unsafe_inherits login inherit in role schema_one;
 `
 
 // tablesSQL is the fixture's schema: two tables under the policies that shared tenants need, owned by a role that nobody

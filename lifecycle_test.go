@@ -140,6 +140,16 @@ func TestUnsafeLoginsAreRefused(t *testing.T) {
 	}
 }
 
+// From PostgreSQL 16 on it is each grant that inherits or not, before it was the login.
+func TestALoginWithTheRightsOfASchemaTenantsRoleIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newSchemaFleet(t, fleetOptions{user: "unsafe_inherits"})
+	_, err := f.db.ExecContext(f.a, "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrUnsafeRole)
+	require.ErrorContains(t, err, `the rights of role "schema_one"`)
+	require.ErrorContains(t, err, "NOINHERIT")
+}
+
 func TestVerificationCanBeSwitchedOff(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{user: "unsafe_super", config: func(c *shardedpg.Config) { c.SkipVerify = true }})

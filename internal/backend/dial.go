@@ -23,13 +23,16 @@ var ErrUnsafeRole = errors.New("unsafe login role")
 
 // verifySQL asks, in one flight, for the pid that answers (another one than the start-up message named means a pooler in
 // between) and for every way in which the login could read past row-level security: being or being able to become a
-// superuser, a BYPASSRLS role, or the owner of a table that has policies (PostgreSQL manual, section 5.9).
+// superuser, a BYPASSRLS role, or the owner of a table that has policies (PostgreSQL manual, section 5.9). A schema tenant's
+// role ($1) is one to become for a transaction: a login that has its rights at all other times, too, could read every such
+// tenant's tables by name (section 22.3).
 const verifySQL = `select pg_backend_pid()::text,
  (select rolsuper from pg_roles where rolname = session_user)::text,
  (select rolbypassrls from pg_roles where rolname = session_user)::text,
  exists (select from pg_roles r where (r.rolsuper or r.rolbypassrls) and r.rolname <> session_user
   and pg_has_role(session_user, r.oid, 'member'))::text,
- exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))::text`
+ exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))::text,
+ exists (select from pg_roles where rolname = $1 and pg_has_role(session_user, oid, 'usage'))::text`
 
 const minServerVersion = 14
 
@@ -52,7 +55,7 @@ func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, er
 		}
 		return nil, cause(err)
 	}
-	if err := p.verify(ctx, b); err != nil {
+	if err := p.verify(ctx, b, s.Role); err != nil {
 		_ = b.conn.Close()
 		return nil, err
 	}
@@ -94,19 +97,19 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 	return b, nil
 }
 
-func (p *Pool) verify(ctx context.Context, b *Backend) error {
+func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	version := b.pg.ParameterStatus("server_version")
 	if major, err := strconv.Atoi(leadingDigits(version)); err != nil || major < minServerVersion {
 		return fmt.Errorf("PostgreSQL %s is not supported; the oldest supported major is %d", version, minServerVersion)
 	}
-	r := b.pg.ExecParams(ctx, verifySQL, nil, nil, nil, nil).Read()
-	if r.Err != nil {
-		return cause(r.Err)
+	answer, err := b.ask(ctx, verifySQL, role)
+	if err != nil {
+		return cause(err)
 	}
-	if len(r.Rows) != 1 || len(r.Rows[0]) != 5 {
+	if len(answer) != 6 {
 		return errors.New("the server did not answer the role check")
 	}
-	col := func(i int) string { return string(r.Rows[0][i]) }
+	col := func(i int) string { return string(answer[i]) }
 	if p.cfg.Verify {
 		user := b.pg.ParameterStatus("session_authorization")
 		for i, what := range []string{
@@ -116,6 +119,10 @@ func (p *Pool) verify(ctx context.Context, b *Backend) error {
 			if col(i+1) != "false" {
 				return fmt.Errorf("%w: %q %s; use a login that is none of these", ErrUnsafeRole, user, what)
 			}
+		}
+		if col(5) != "false" {
+			return fmt.Errorf("%w: %q has the rights of role %q without becoming it, and so those of other tenants; make the "+
+				"login NOINHERIT, or from PostgreSQL 16 on grant the role WITH INHERIT FALSE", ErrUnsafeRole, user, role)
 		}
 	}
 	if b.pg.ParameterStatus("standard_conforming_strings") != "on" {
@@ -138,6 +145,25 @@ func (p *Pool) verify(ctx context.Context, b *Backend) error {
 	}
 	w.clean, w.on = true, true
 	return nil
+}
+
+// ask runs a query of one row without the prologue. Behind a pooler the server connection may still have the
+// statement_timeout that another client has set for its session. It is lifted first, in the same transaction; that takes
+// little time, and a few attempts are sure to find as much.
+func (b *Backend) ask(ctx context.Context, text string, arg string) ([][]byte, error) {
+	for try := 0; ; try++ {
+		var batch pgconn.Batch
+		batch.ExecParams("select set_config('statement_timeout', '0', true)", nil, nil, nil, nil)
+		batch.ExecParams(text, [][]byte{[]byte(arg)}, nil, nil, nil)
+		results, err := b.pg.ExecBatch(ctx, &batch).ReadAll()
+		if err == nil && len(results) == 2 && len(results[1].Rows) == 1 {
+			return results[1].Rows[0], nil
+		}
+		var server *pgconn.PgError
+		if err == nil || try == 2 || ctx.Err() != nil || !errors.As(err, &server) || server.Code != "57014" {
+			return nil, err
+		}
+	}
 }
 
 // prepare makes the driver's own statements on a backend, in one flight.
