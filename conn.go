@@ -110,7 +110,7 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 		return c.broken(ctx, err, try)
 	}
 	if code := b.PrologueFailure(); code != "" {
-		return c.prologueFailed(server, code, try)
+		return c.prologueFailed(ctx, server, code, try)
 	}
 	switch server.Code {
 	case "57P01", "57P02", "57P03":
@@ -155,13 +155,14 @@ func (c *Conn) restart(ctx context.Context) bool {
 }
 
 // prologueFailed handles an error in a part of the flight that is ours: nothing of the caller's ran. A backend on which
-// the reset failed, or the driver's statements are gone, is replaced.
-func (c *Conn) prologueFailed(server *pgconn.PgError, code string, try int) error {
+// the reset failed, or the driver's statements are gone, is replaced. Behind a pooler the reset runs under whatever
+// statement_timeout the server connection's last user has left, so its being cancelled says nothing about this one.
+func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code string, try int) error {
 	l := &c.lease
-	switch code {
-	case "57014": // cancelled, as it may happen to any statement
+	switch {
+	case code == "57014" && !(l.backend.Pooled() && ctx.Err() == nil): // cancelled, as it may happen to any statement
 		return server
-	case "57P01", "57P02", "57P03": // shut down
+	case code == "57P01", code == "57P02", code == "57P03": // shut down
 		l.shard.pool.Flush()
 	}
 	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.SentInBlock() && !l.backend.Used() {

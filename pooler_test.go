@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -90,6 +91,48 @@ func TestDescribeExecBehindAPoolerIsRefusedAndTheConnectionStaysUsable(t *testin
 	require.ErrorContains(t, err, "default_query_exec_mode=exec")
 	_, err = db.ExecContext(a, "update notes set note = note")
 	require.NoError(t, err)
+}
+
+func TestAStatementPreparedBySQLIsRefusedBehindAPooler(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "wire")
+	database := server.NewDatabase(t, wireTables)
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	a := shardedpg.WithTenant(t.Context(), "a")
+	db := pooled(t, bouncer, database, "exec", 1)
+	for _, text := range []string{"prepare p as select 1", "execute p", "deallocate p", "deallocate all", "select 1; execute p"} {
+		_, err := db.ExecContext(a, text)
+		require.ErrorIs(t, err, shardedpg.ErrStatementRefused, text)
+		require.ErrorContains(t, err, "prepared statement of database/sql", text)
+	}
+	seen(t, a, db, "a", 1)
+}
+
+// A session's statement_timeout stays on the server connection that the pooler shares, and the reset of the next client
+// runs under it.
+func TestATimeoutLeftBehindAPoolerDoesNotEndTheNextTenantsStatement(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "wire")
+	database := server.NewDatabase(t, wireTables)
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	foreign, err := pgx.Connect(t.Context(), bouncer.DSN("wire_app", database)+" default_query_exec_mode=exec")
+	require.NoError(t, err)
+	defer foreign.Close(t.Context())
+	a := shardedpg.WithTenant(t.Context(), "a")
+	for range 40 {
+		_, err := foreign.Exec(t.Context(), "select set_config('statement_timeout', '1', false)")
+		require.NoError(t, err)
+		db := pooled(t, bouncer, database, "exec", 1) // a new connection is checked under it, too
+		seen(t, a, db, "a", 1)
+		_, err = foreign.Exec(t.Context(), "select set_config('statement_timeout', '1', false)")
+		require.NoError(t, err)
+		seen(t, a, db, "a", 1)
+		require.NoError(t, db.Close())
+	}
 }
 
 type queryer interface {

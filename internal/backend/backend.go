@@ -61,6 +61,9 @@ func (b *Backend) Status() byte { return b.wire.status }
 // Used reports whether the lease has left something on the backend that is more than rows and a transaction.
 func (b *Backend) Used() bool { return b.wire.used.notPlain || b.wire.used.discard || b.raw }
 
+// Pooled reports whether a pooler is in between.
+func (b *Backend) Pooled() bool { return b.wire.pooled }
+
 // Unanswered takes the word on the last request: whether any of it was sent and the answer did not come to its end. pgx
 // cannot be asked: of a connection that closes while it waits, it says "conn closed", and that it is safe to try again.
 func (b *Backend) Unanswered() bool {

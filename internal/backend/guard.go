@@ -36,6 +36,9 @@ func (w *wire) refusal(m []byte, flags sqllex.Flags) error {
 		return reason{ErrTenantReadOnly, "make the tenant active in the registry before writing"}
 	case w.pooled && m[0] == 'B' && unnamedBind(m) && !w.fronted():
 		return reason{ErrStatementRefused, errUnnamedBind.Error()}
+	case w.pooled && flags&sqllex.SQLPrepared != 0:
+		return reason{ErrStatementRefused, "behind a pooler a statement that SQL has prepared may be another tenant's; use " +
+			"arguments, or a prepared statement of database/sql"}
 	case w.pooled && w.set.Role != "" && m[0] == 'Q' && flags&sqllex.Multi != 0 && flags&sqllex.TxControl != 0:
 		return reason{ErrStatementRefused, "behind a pooler a schema tenant's statements must not end a transaction inside " +
 			"one string; send them one by one"}

@@ -35,10 +35,9 @@ func (w *worker) leave() error {
 		"listen ch_" + w.tn.id,
 		fmt.Sprintf("begin; declare cu_%s cursor with hold for select 1; commit", w.tn.id),
 		"set role none", "set standard_conforming_strings = off", "set client_encoding = latin1",
+		fmt.Sprintf("set hammer.mark = '%s'; set statement_timeout = 1", w.tn.id),
 	}
-	if !w.phase.pooler { // there, other clients' prepared statements live on the same connection and must stay
-		// Known gap: behind a pooler a timeout left by one tenant can end what clears it, and the check of a new connection.
-		texts = append(texts, fmt.Sprintf("set hammer.mark = '%s'; set statement_timeout = 1", w.tn.id))
+	if !w.phase.pooler { // refused there
 		texts = append(texts, fmt.Sprintf("prepare pr_%s as select '%s'", w.tn.id, w.tn.id))
 	}
 	return w.exec(w.db, w.pick(texts...))

@@ -45,6 +45,8 @@ const (
 	Writes
 	// Discard means: any statement is PREPARE, DEALLOCATE or DISCARD.
 	Discard
+	// SQLPrepared means: any statement is PREPARE, EXECUTE or DEALLOCATE of a statement that SQL has named.
+	SQLPrepared
 	// DropsPrepared means: any statement is DISCARD ALL or DEALLOCATE ALL.
 	DropsPrepared
 	// ClusterWide means: any statement is CREATE, ALTER or DROP of a role, database or
@@ -269,12 +271,14 @@ func (st *statement) flags() Flags {
 		if h[1] == wTransaction {
 			return Discard | TxControl | StrictRefused
 		}
-		return Discard | StrictRefused
+		return Discard | SQLPrepared | StrictRefused
+	case wExecute:
+		return SQLPrepared | StrictRefused
 	case wDeallocate:
 		if h[1] == wAll || h[1] == wPrepare && h[2] == wAll {
-			return Discard | DropsPrepared | StrictRefused
+			return Discard | SQLPrepared | DropsPrepared | StrictRefused
 		}
-		return Discard | StrictRefused
+		return Discard | SQLPrepared | StrictRefused
 	case wDiscard:
 		if h[1] == wAll {
 			return Discard | DropsPrepared | StrictRefused

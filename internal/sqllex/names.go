@@ -32,6 +32,7 @@ const (
 	// Statements with a verdict of their own.
 	wSet
 	wPrepare
+	wExecute
 	wDeallocate
 	wDiscard
 	wCreate
@@ -118,6 +119,8 @@ func lookup(name []byte) word {
 		return wSet
 	case "prepare":
 		return wPrepare
+	case "execute":
+		return wExecute
 	case "deallocate":
 		return wDeallocate
 	case "discard":

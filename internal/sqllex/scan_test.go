@@ -20,6 +20,7 @@ const (
 	setTx    = sqllex.SetTransaction
 	writes   = sqllex.Writes
 	discard  = sqllex.Discard
+	byName   = sqllex.SQLPrepared
 	drops    = sqllex.DropsPrepared
 	cluster  = sqllex.ClusterWide
 	refused  = sqllex.StrictRefused
@@ -129,12 +130,12 @@ var verdicts = []struct {
 	{"select 1; set constraints all deferred", multiRef},
 
 	// prepared statements
-	{"prepare p as select 1", discard | refused},
-	{"execute p", refused},
-	{"deallocate p", discard | refused},
-	{`deallocate "all"`, discard | refused},
-	{"deallocate all", discard | drops | refused},
-	{"DEALLOCATE PREPARE ALL", discard | drops | refused},
+	{"prepare p as select 1", discard | byName | refused},
+	{"execute p", byName | refused},
+	{"deallocate p", discard | byName | refused},
+	{`deallocate "all"`, discard | byName | refused},
+	{"deallocate all", discard | byName | drops | refused},
+	{"DEALLOCATE PREPARE ALL", discard | byName | drops | refused},
 	{"discard plans", discard | refused},
 	{"discard all", discard | drops | refused},
 	{"select 1; discard all", discard | drops | multiRef},
@@ -295,7 +296,7 @@ func BenchmarkScan(b *testing.B) {
 
 var flagNames = []string{
 	"Empty", "Multi", "Plain", "Begin", "End", "RollbackTo", "TxControl", "SetTransaction",
-	"Writes", "Discard", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated",
+	"Writes", "Discard", "SQLPrepared", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated",
 }
 
 func names(f sqllex.Flags) string {
