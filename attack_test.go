@@ -407,3 +407,32 @@ func TestARawConnectionIsDeadOnceItsCheckoutEnds(t *testing.T) {
 	_, err := kept.Exec(f.b, "select 1")
 	require.Error(t, err)
 }
+
+func TestASeedOfOneTenantDoesNotForetellTheNextTenantsRandomNumbers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	numbers := make(map[float64]bool)
+	for range 3 {
+		_, err := f.db.ExecContext(f.a, "select setseed(0.5)")
+		require.NoError(t, err)
+		number := value[float64](t, f.b, f.db, "select random()")
+		require.False(t, numbers[number], "the same number after the same seed")
+		numbers[number] = true
+	}
+}
+
+func TestAHijackedConnectionGivesItsSlotBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn, err := f.db.Conn(f.a)
+	require.NoError(t, err)
+	var taken *pgconn.HijackedConn
+	require.NoError(t, conn.Raw(func(c any) error {
+		var err error
+		taken, err = c.(interface{ Conn() *pgx.Conn }).Conn().PgConn().Hijack()
+		return err
+	}))
+	require.NoError(t, conn.Close())
+	f.requireOwnRows() // waits for the slot; there is only one
+	require.NoError(t, taken.Conn.Close())
+}

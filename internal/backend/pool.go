@@ -193,11 +193,18 @@ func (p *Pool) Discard(b *Backend, free func()) {
 	}()
 }
 
+// cleanupWait is longer than the fifteen seconds after which pgx ends a cleanup whatever the server does. Only one that
+// never began lasts longer: that of a connection which the caller took out of pgx's hands, through Raw and Hijack.
+const cleanupWait = 16 * time.Second
+
 // close closes b and waits until no cancel request for it is on its way: a late one would hit the next user of the same
 // server process.
 func (p *Pool) close(b *Backend) {
 	_ = b.conn.Close() // waits five seconds at most
-	<-b.pg.CleanupDone()
+	select {
+	case <-b.pg.CleanupDone():
+	case <-time.After(cleanupWait):
+	}
 	p.mu.Lock()
 	p.open--
 	p.mu.Unlock()

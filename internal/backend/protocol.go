@@ -44,6 +44,10 @@ func (b beginText) sql() string {
 // flight cannot undo it, and an error in it keeps the caller's statement from running. SET SESSION AUTHORIZATION is there
 // because RESET ALL leaves the role alone; the statement cache of pgx is kept, so a statement forged with SQL PREPARE
 // must stop the flight instead (division by zero).
+//
+// Between two tenants of plain statements it is all named statements. After something not plain, and behind a pooler, the
+// attest is parsed anew, because that something may have forged the named one, and takes a new seed for random() along:
+// no RESET touches the seed, and who has set it knows the numbers that follow.
 var resetSQL = []string{
 	"begin", "set session authorization default", "reset all", "close all", "unlisten *", attestSQL,
 	"discard sequences", "discard temp", "commit",
@@ -53,9 +57,12 @@ const (
 	// The schema is named because a temporary table of the same name would be found first.
 	attestSQL = "select pg_advisory_unlock_all(), 1/(case when exists (select from pg_catalog.pg_prepared_statements " +
 		"where from_sql) then 0 else 1 end)"
+	sealedAttestSQL = attestSQL + reseed
 	// Behind a pooler other clients may prepare by SQL on the same server connection, and none of our statements is
 	// named there, so there is nothing to forge and nothing to attest.
-	pooledAttestSQL = "select pg_advisory_unlock_all()"
+	pooledAttestSQL = "select pg_advisory_unlock_all()" + reseed
+	// reseed makes a number between -1 and 1 of 32 random bits.
+	reseed = ", setseed(('x' || left(pg_catalog.gen_random_uuid()::text, 8))::bit(32)::int / 2147483648.0)"
 )
 
 // protocol holds everything of the flight that does not depend on the tenant, encoded once per pool.
@@ -78,12 +85,16 @@ type encodedStep struct {
 func newProtocol(guc string, named bool) *protocol {
 	p := &protocol{guc: guc, resetN: len(resetSQL)}
 	for i, text := range resetSQL {
-		if !named && text == attestSQL {
+		switch {
+		case text != attestSQL:
+			p.sealed = appendCommand(p.sealed, statementName("r", i, named), text, named)
+		case named:
+			p.sealed = appendCommand(p.sealed, "", sealedAttestSQL, false)
+		default:
 			text = pooledAttestSQL
+			p.sealed = appendCommand(p.sealed, "", text, false)
 		}
 		p.reset = appendCommand(p.reset, statementName("r", i, named), text, named)
-		keep := named && text != attestSQL
-		p.sealed = appendCommand(p.sealed, statementName("r", i, keep), text, keep)
 	}
 	for b := range p.begin {
 		if text := beginText(b).sql(); text != "" {
