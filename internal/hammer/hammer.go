@@ -192,9 +192,13 @@ func (r *run) watch(ctx context.Context, workers []*worker) {
 	}
 }
 
-// prepare makes the statements that all tenants share.
+// prepare visits all tenants, since a route that a busy machine gives too late would be an error, and makes the statements
+// that they share.
 func (r *run) prepare() {
 	r.t.Helper()
+	for _, tn := range r.fleet.tenants {
+		require.NoError(r.t, r.db.PingContext(shardedpg.WithTenant(r.t.Context(), tn.id)))
+	}
 	if r.phase.schemas { // their text is one, their tables are many: pgx must not share a cached statement
 		r.share("select tenant_id from orders where id <= $1")
 		return
