@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
@@ -352,19 +353,27 @@ func TestAnotherSettingCanCarryTheTenant(t *testing.T) {
 	f.requireNotes(f.a, f.db, "")
 }
 
-func TestAReadOnlyServerServesReads(t *testing.T) {
+func TestAHotStandbyServesReads(t *testing.T) {
 	t.Parallel()
-	f := newSchemaFleet(t, fleetOptions{schema: []string{
-		"do $$begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end$$",
+	var standby *pgtest.Server
+	f := newSchemaFleet(t, fleetOptions{routes: func(f *fleet, routes map[string]*resolver.Route) {
+		var err error
+		standby, err = pgtest.StartStandby(t.Context(), f.server, pgtest.Options{Name: "standby"})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, standby.Stop()) })
+		for _, route := range routes {
+			route.Shard.DSN = standby.DSN("app", f.database)
+		}
 	}})
 	shared := shardedpg.WithTenant(t.Context(), "neighbour")
-	for range 3 { // reset and prologue run in transactions that may not write, as on a standby
+	require.True(t, value[bool](t, shared, f.db, "select pg_is_in_recovery()"))
+	for range 3 {
 		require.Equal(t, "one", value[string](t, f.a, f.db, "select note from inv"))
 		require.Equal(t, "two", value[string](t, f.b, f.db, "select note from inv where id = $1", 1))
 		require.Zero(t, value[int](t, shared, f.db, "select count(*) from orders"))
 		_, err := f.db.ExecContext(shared, "insert into orders (note) values ('x')")
 		requireCode(t, err, "25006")
-		_, err = f.db.ExecContext(f.a, "select set_config('app.other', 'x', false)")
+		_, err = f.db.ExecContext(f.a, "select set_config('app.other', 'x', false)") // reset at release
 		require.NoError(t, err)
 		tx := f.begin(shared)
 		_, err = tx.ExecContext(shared, "insert into orders (note) values ($1)", "x")

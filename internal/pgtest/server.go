@@ -49,6 +49,17 @@ type Server struct {
 // with none, the error matches ErrNotInstalled and says in one line what to install. Another error ends with the last
 // lines of the server's log. Stop it when done.
 func Start(ctx context.Context, o Options) (*Server, error) {
+	return start(ctx, o, func(ctx context.Context, s *Server) error {
+		pristine, err := template(ctx, s.bin, s.as)
+		if err != nil {
+			return err
+		}
+		return copyTree(pristine, s.data(), s.as)
+	})
+}
+
+// start starts a cluster whose data folder fill has made.
+func start(ctx context.Context, o Options, fill func(context.Context, *Server) error) (*Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	bin, err := findServer(ctx, o.Major)
@@ -59,16 +70,12 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	pristine, err := template(ctx, bin, as)
-	if err != nil {
-		return nil, err
-	}
 	dir, err := newFolder(as)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{name: o.Name, bin: bin, as: as, dir: dir, port: 5432, tcp: o.TCP}
-	if err := copyTree(pristine, s.data(), as); err != nil {
+	if err := fill(ctx, s); err != nil {
 		return nil, errors.Join(err, dir.remove())
 	}
 	if o.TCP {
