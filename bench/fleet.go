@@ -30,7 +30,8 @@ type fleet struct {
 	server  *pgtest.Server
 	admin   *sql.DB
 	tenants []string
-	rows    int // per tenant, except the hot one
+	wide    string // a tenant that is none of those and has as many rows as they have together
+	rows    int    // per tenant, except the hot one and the wide one
 }
 
 // policyExpr is the form that the policy generator writes for uuid columns: the sub-select runs once per statement, and
@@ -41,13 +42,13 @@ const policyExpr = "tenant_id = (select nullif(current_setting('" + tenantSettin
 func startFleet(ctx context.Context, rows, tenants int) (_ *fleet, err error) {
 	server, err := pgtest.Start(ctx, pgtest.Options{Name: "bench", TCP: true, Settings: map[string]string{
 		"max_connections": strconv.Itoa(serverConnections),
-		"shared_buffers":  "256MB", // the whole table: the benchmark is about round trips and CPU, not about disks
+		"shared_buffers":  "512MB", // the whole table: the benchmark is about round trips and CPU, not about disks
 		"max_wal_size":    "2GB",   // no checkpoint while a round runs
 	}})
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{server: server, rows: max(rows/tenants, 1)}
+	f := &fleet{server: server, rows: max(rows/tenants, 1), wide: tenantID(tenants)}
 	defer func() {
 		if err != nil {
 			_ = f.close()
@@ -86,6 +87,7 @@ func (f *fleet) schema() []string {
 			with (fillfactor = 70, autovacuum_enabled = false)`,
 		fmt.Sprintf(load, 0, 0, max(f.rows, hotRows)),
 		fmt.Sprintf(load, 1, len(f.tenants)-1, f.rows),
+		fmt.Sprintf(load, len(f.tenants), len(f.tenants), f.rows*len(f.tenants)),
 		"alter table orders add primary key (tenant_id, id)",
 		"alter table orders enable row level security",
 		"alter table orders force row level security",

@@ -33,7 +33,7 @@ func newOpened(kind peerKind, p peer, cfg peerConfig, rows int) *opened {
 		o.workers = append(o.workers, &worker{
 			rng:       rand.New(rand.NewPCG(1, uint64(i))),
 			tenants:   cfg.tenants,
-			fixed:     cfg.fixed,
+			wide:      cfg.wide,
 			rows:      rows,
 			index:     i,
 			workers:   cfg.concurrency,

@@ -32,7 +32,7 @@ type peerConfig struct {
 	dsn         string
 	concurrency int
 	tenants     []string
-	fixed       string // the tenant of a peer that has only one
+	wide        string // for a peer that cannot change tenants: the tenant to read where a case asks for a random one
 	backends    int    // how many connections a peer that would open one per tenant may hold
 }
 
@@ -50,7 +50,7 @@ func (c peerConfig) connConfig() (*pgx.ConnConfig, error) {
 type peerKind struct {
 	name string
 	note string
-	// fixed: the peer serves one tenant only, whatever tenant the case asks for.
+	// fixed: a connection of the peer serves one tenant only, so a random one is always the same wide one.
 	fixed bool
 	// learns: the peer remembers tenants. It meets all of them before it is measured, as a server that has run for a while.
 	learns bool

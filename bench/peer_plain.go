@@ -3,34 +3,50 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// plain is the limit: one tenant, named once when the connection starts, so a statement costs what row-level security
-// itself costs and nothing else. It cannot serve a second tenant.
-type plain struct{ db *sql.DB }
+// plain is the limit: a tenant is named once when a connection starts, so a statement costs what row-level security
+// itself costs and nothing else. A connection cannot serve a second tenant, so there is a *sql.DB for the hot one and one
+// for the wide one.
+type plain struct {
+	hot, wide  *sql.DB
+	wideTenant string
+}
 
 func openPlain(_ context.Context, cfg peerConfig) (peer, error) {
 	conn, err := cfg.connConfig()
 	if err != nil {
 		return nil, err
 	}
-	conn.RuntimeParams[tenantSetting] = cfg.fixed
-	db := stdlib.OpenDB(*conn)
-	db.SetMaxIdleConns(cfg.concurrency)
-	return &plain{db: db}, nil
+	open := func(tenant string) *sql.DB {
+		own := conn.Copy()
+		own.RuntimeParams[tenantSetting] = tenant
+		db := stdlib.OpenDB(*own)
+		db.SetMaxIdleConns(cfg.concurrency)
+		return db
+	}
+	return &plain{hot: open(cfg.tenants[0]), wide: open(cfg.wide), wideTenant: cfg.wide}, nil
 }
 
-func (p *plain) Do(ctx context.Context, _ string, fn func(context.Context, querier) error) error {
-	return fn(ctx, p.db)
+func (p *plain) db(tenant string) *sql.DB {
+	if tenant == p.wideTenant {
+		return p.wide
+	}
+	return p.hot
 }
 
-func (p *plain) Tx(ctx context.Context, _ string, fn func(context.Context, querier) error) error {
-	return inTx(ctx, p.db, fn)
+func (p *plain) Do(ctx context.Context, tenant string, fn func(context.Context, querier) error) error {
+	return fn(ctx, p.db(tenant))
 }
 
-func (p *plain) Close() error { return p.db.Close() }
+func (p *plain) Tx(ctx context.Context, tenant string, fn func(context.Context, querier) error) error {
+	return inTx(ctx, p.db(tenant), fn)
+}
+
+func (p *plain) Close() error { return errors.Join(p.hot.Close(), p.wide.Close()) }
 
 // beginner is a *sql.DB or a *sql.Conn.
 type beginner interface {

@@ -152,7 +152,7 @@ func (b *bench) open(ctx context.Context, kinds []peerKind, dsn string, concurre
 			backends: perTenantShare - 2*concurrency,
 		}
 		if kind.fixed {
-			cfg.fixed = b.fleet.tenants[0]
+			cfg.wide = b.fleet.wide
 		}
 		p, err := kind.open(ctx, cfg)
 		if err != nil {
