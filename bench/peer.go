@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // tenantSetting is the session variable that the row-level security policies of the fleet read.
@@ -30,6 +31,7 @@ type peer interface {
 type peerConfig struct {
 	name        string
 	dsn         string
+	dial        pgconn.DialFunc
 	concurrency int
 	tenants     []string
 	wide        string // for a peer that cannot change tenants: the tenant to read where a case asks for a random one
@@ -42,8 +44,13 @@ func (c peerConfig) connConfig() (*pgx.ConnConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the server's dsn: %w", err)
 	}
-	cfg.RuntimeParams["application_name"] = c.name
+	c.adjust(cfg)
 	return cfg, nil
+}
+
+func (c peerConfig) adjust(cfg *pgx.ConnConfig) {
+	cfg.RuntimeParams["application_name"] = c.name
+	cfg.DialFunc = c.dial
 }
 
 // peerKind is a row of the list of peers.

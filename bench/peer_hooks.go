@@ -24,7 +24,7 @@ func openHooks(ctx context.Context, cfg peerConfig) (peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	pc.ConnConfig.RuntimeParams["application_name"] = cfg.name
+	cfg.adjust(pc.ConnConfig)
 	// AfterRelease runs beside the caller, who meanwhile takes another connection: twice as many keep it from waiting.
 	pc.MaxConns = int32(2*cfg.concurrency + 2)
 	pc.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {

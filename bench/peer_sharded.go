@@ -28,7 +28,7 @@ func openSharded(_ context.Context, cfg peerConfig) (peer, error) {
 		Store: store,
 		GUC:   tenantSetting,
 		ConfigureConn: func(_ string, conn *pgx.ConnConfig) error {
-			conn.RuntimeParams["application_name"] = cfg.name
+			cfg.adjust(conn)
 			return nil
 		},
 	})

@@ -9,8 +9,6 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"time"
-
-	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 )
 
 // run measures everything the options ask for, prints it, writes the JSON and fails when a case did not run correctly. A
@@ -32,7 +30,6 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 		fmt.Fprintf(out, "  %-17s %s\n", p.name, p.note)
 	}
 	b := &bench{options: o, fleet: f, out: out}
-	defer func() { err = errors.Join(err, b.close()) }()
 	for _, d := range o.delays {
 		for _, c := range o.concurrency {
 			if err := b.measure(ctx, d, c); err != nil {
@@ -57,7 +54,7 @@ type bench struct {
 	options
 	fleet *fleet
 	out   io.Writer
-	proxy *pgtest.Proxy // started by the first delay
+	line  line // between all peers and the server
 
 	results    results
 	footprints []footprint
@@ -65,35 +62,17 @@ type bench struct {
 	writes     int64
 }
 
-// dsn of the fleet's server, behind the proxy when there is a delay.
-func (b *bench) dsn(ctx context.Context, delayMS float64) (string, error) {
+// dsn of the fleet's server.
+func (b *bench) dsn(delayMS float64) (string, error) {
 	if delayMS == 0 && b.tcp {
 		return b.fleet.tcpDSN()
 	}
-	if delayMS == 0 {
-		return b.fleet.server.DSN(benchRole, benchDatabase), nil
-	}
-	if b.proxy == nil {
-		proxy, err := pgtest.StartProxy(ctx, b.fleet.server)
-		if err != nil {
-			return "", err
-		}
-		b.proxy = proxy
-		b.proxy.Log().Record(false) // nobody reads it, and it would count as allocations
-	}
-	return b.proxy.DSN(benchRole, benchDatabase), nil
-}
-
-func (b *bench) close() error {
-	if b.proxy == nil {
-		return nil
-	}
-	return b.proxy.Stop()
+	return b.fleet.server.DSN(benchRole, benchDatabase), nil
 }
 
 // measure runs all cases at one delay and one concurrency and prints their table.
 func (b *bench) measure(ctx context.Context, delayMS float64, concurrency int) error {
-	dsn, err := b.dsn(ctx, delayMS)
+	dsn, err := b.dsn(delayMS)
 	if err != nil {
 		return err
 	}
@@ -148,7 +127,7 @@ func (b *bench) open(ctx context.Context, kinds []peerKind, dsn string, concurre
 	for _, kind := range kinds {
 		// One *sql.DB may have several connections while others have one: leave room for that.
 		cfg := peerConfig{
-			name: kind.name, dsn: dsn, concurrency: concurrency, tenants: b.fleet.tenants,
+			name: kind.name, dsn: dsn, dial: b.line.dial, concurrency: concurrency, tenants: b.fleet.tenants,
 			backends: perTenantShare - 2*concurrency,
 		}
 		if kind.fixed {
@@ -166,9 +145,7 @@ func (b *bench) open(ctx context.Context, kinds []peerKind, dsn string, concurre
 
 // prepare introduces all tenants to the peers that learn them, and then switches the delay on.
 func (b *bench) prepare(ctx context.Context, peers []*opened, delayMS float64) error {
-	if b.proxy != nil {
-		b.proxy.SetDelay(0)
-	}
+	b.line.set(0)
 	for _, o := range peers {
 		if !o.kind.learns {
 			continue
@@ -177,9 +154,7 @@ func (b *bench) prepare(ctx context.Context, peers []*opened, delayMS float64) e
 			return fmt.Errorf("visit all tenants with %s: %w", o.kind.name, err)
 		}
 	}
-	if b.proxy != nil {
-		b.proxy.SetDelay(time.Duration(delayMS * float64(time.Millisecond) / 2)) // half of it each way
-	}
+	b.line.set(time.Duration(delayMS * float64(time.Millisecond)))
 	return nil
 }
 
@@ -209,7 +184,7 @@ func (b *bench) profile(ctx context.Context) (err error) {
 }
 
 func (b *bench) profileOne(ctx context.Context, own []peerKind, delayMS float64, concurrency int) error {
-	dsn, err := b.dsn(ctx, delayMS)
+	dsn, err := b.dsn(delayMS)
 	if err != nil {
 		return err
 	}
