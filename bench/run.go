@@ -222,6 +222,9 @@ func (b *bench) report(ctx context.Context) error {
 			return err
 		}
 		targets = append(targets, routing...)
+		if err := measureResets(ctx, b.out, b.fleet.server.DSN(benchRole, benchDatabase), b.fleet.tenants[0]); err != nil {
+			return err
+		}
 	}
 	if err := printFootprints(b.out, b.footprints); err != nil {
 		return err

@@ -22,7 +22,7 @@ func (t *TestWire) Read(p []byte) (int, error)  { return t.w.Read(p) }
 func (t *TestWire) Write(p []byte) (int, error) { return t.w.Write(p) }
 
 // ResetCommands is the number of commands of a reset.
-var ResetCommands = len(resetSQL)
+var ResetCommands = len(ResetSQL)
 
 // State is what the wire believes of its backend.
 func (t *TestWire) State() (owner string, clean, armed bool, status byte) {

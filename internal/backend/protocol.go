@@ -40,7 +40,7 @@ func (b beginText) sql() string {
 	return isolationText[b]
 }
 
-// resetSQL returns a backend to what it was at connect, sealed in a transaction of its own: an error later in the same
+// ResetSQL are the commands that return a backend to what it was at connect, sealed in a transaction of its own: an error later in the same
 // flight cannot undo it, and an error in it keeps the caller's statement from running. SET SESSION AUTHORIZATION is there
 // because RESET ALL leaves the role alone; the statement cache of pgx is kept, so a statement forged with SQL PREPARE
 // must stop the flight instead (division by zero).
@@ -48,7 +48,7 @@ func (b beginText) sql() string {
 // Between two tenants of plain statements it is all named statements. After something not plain, and behind a pooler, the
 // attest is parsed anew, because that something may have forged the named one, and takes a new seed for random() along:
 // no RESET touches the seed, and who has set it knows the numbers that follow.
-var resetSQL = []string{
+var ResetSQL = []string{
 	"begin", "set session authorization default", "reset all", "close all", "unlisten *", attestSQL,
 	"discard sequences", "discard temp", "commit",
 }
@@ -83,8 +83,8 @@ type encodedStep struct {
 }
 
 func newProtocol(guc string, named bool) *protocol {
-	p := &protocol{guc: guc, resetN: len(resetSQL)}
-	for i, text := range resetSQL {
+	p := &protocol{guc: guc, resetN: len(ResetSQL)}
+	for i, text := range ResetSQL {
 		switch {
 		case text != attestSQL:
 			p.sealed = appendCommand(p.sealed, statementName("r", i, named), text, named)
@@ -116,7 +116,7 @@ func (p *protocol) namedStatements() (names, texts []string, params []int) {
 	add := func(kind string, i, n int, text string) {
 		names, texts, params = append(names, statementName(kind, i, true)), append(texts, text), append(params, n)
 	}
-	for i, text := range resetSQL {
+	for i, text := range ResetSQL {
 		add("r", i, 0, text)
 	}
 	for b := range p.begin {
