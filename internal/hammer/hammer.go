@@ -36,6 +36,7 @@ type phase struct {
 	schemas  bool // tenants of the model schema
 	pooler   bool // PgBouncer in front, in transaction mode
 	restarts bool
+	steady   bool // mostly ordinary work on connections that live: many statements
 }
 
 var phases = []phase{
@@ -43,6 +44,7 @@ var phases = []phase{
 	{name: "crowd", tenants: 20, conns: 8, workers: 24, restarts: true},
 	{name: "pooler", tenants: 3, conns: 4, workers: 8, pooler: true},
 	{name: "schemas", tenants: 3, conns: 2, workers: 6, schemas: true},
+	{name: "rush", tenants: 20, conns: 8, workers: 16, steady: true},
 }
 
 // opLimit is far above what any single step may take, restart of the shard included.
@@ -124,7 +126,7 @@ func runPhase(t *testing.T, c Config, p phase, server *pgtest.Server, span time.
 	require.NoError(t, err)
 	ctx, stop := context.WithTimeout(t.Context(), span)
 	defer stop()
-	r := &run{t: t, phase: p, calm: c.Calm, fleet: f, db: sql.OpenDB(conn), conn: conn, ctx: ctx, stop: stop}
+	r := &run{t: t, phase: p, calm: c.Calm || p.steady, fleet: f, db: sql.OpenDB(conn), conn: conn, ctx: ctx, stop: stop}
 	r.db.SetMaxIdleConns(p.workers) // virtual connections go from tenant to tenant
 	r.ledger.init()
 	r.prepare()
@@ -138,7 +140,7 @@ func runPhase(t *testing.T, c Config, p phase, server *pgtest.Server, span time.
 	watching, quit := context.WithCancel(context.Background())
 	others.Go(func() { r.watch(watching, all) })
 	others.Go(func() { r.count(watching) })
-	if !c.Calm {
+	if !r.calm {
 		others.Go(func() { r.breakThings(c.Seed) })
 	}
 	start := time.Now()

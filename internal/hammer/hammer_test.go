@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	span   = flag.Duration("hammer.time", 12*time.Second, "how long to hammer")
+	span   = flag.Duration("hammer.time", 15*time.Second, "how long to hammer")
 	seed   = flag.Uint64("hammer.seed", 0, "seed of the random choices; 0: another one each time")
 	phases = flag.String("hammer.phases", "", "comma-separated phases to run, of "+hammer.Names()+"; empty: all")
 	calm   = flag.Bool("hammer.calm", false, "leave connections and servers alone")

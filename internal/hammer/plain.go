@@ -11,7 +11,8 @@ import (
 	shardedpg "github.com/sharded-pg/sharded-pg"
 )
 
-var steps = append([]step{
+// ordinary are the steps of any application.
+var ordinary = []step{
 	{"point read", 12, (*worker).pointRead},
 	{"scan", 10, (*worker).scan},
 	{"scan below a name that can be hidden", 6, (*worker).scanUnqualified},
@@ -25,7 +26,7 @@ var steps = append([]step{
 	{"division by zero", 3, (*worker).divisionByZero},
 	{"deferred constraint", 2, (*worker).deferred},
 	{"panic in a Valuer", 2, (*worker).panics},
-}, nasty...)
+}
 
 // pointRead uses a text that forge replaces; the forger's own statement may then show its ghost.
 func (w *worker) pointRead() error {

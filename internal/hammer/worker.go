@@ -49,11 +49,25 @@ type step struct {
 	do     func(*worker) error
 }
 
+// steadiness is how much ordinary work a steady phase does for one thing that costs a connection.
+const steadiness = 50
+
 func (w *worker) loop() {
+	var steps []step
 	total := 0
-	for _, s := range steps {
-		total += s.weight
+	add := func(list []step, times int) {
+		for _, s := range list {
+			s.weight *= times
+			total += s.weight
+			steps = append(steps, s)
+		}
 	}
+	ordinaryTimes := 1
+	if w.phase.steady {
+		ordinaryTimes = steadiness
+	}
+	add(ordinary, ordinaryTimes)
+	add(nasty, 1)
 	for w.run.ctx.Err() == nil {
 		n := w.rnd.IntN(total)
 		for i := range steps {
@@ -71,7 +85,11 @@ func (w *worker) step(s *step) {
 	ctx, cancel := context.WithCancel(shardedpg.WithTenant(context.Background(), w.tn.id))
 	defer cancel()
 	w.cancelled.Store(false)
-	switch w.rnd.IntN(40) {
+	what := w.rnd.IntN(40)
+	if what < 2 && w.phase.steady && w.rnd.IntN(steadiness) > 0 {
+		what = 2
+	}
+	switch what {
 	case 0, 1:
 		timer := time.AfterFunc(time.Duration(w.rnd.IntN(2500))*time.Microsecond, func() {
 			w.cancelled.Store(true)
