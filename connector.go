@@ -22,7 +22,7 @@ import (
 type Connector struct {
 	cfg      Config
 	store    registry.Store
-	ownStore bool
+	ownStore io.Closer // nil unless the connector opened the store
 	routes   *resolver.Cache
 	inputs   *lru.Cache[string, int] // statement text → number of parameters
 	stop     context.CancelFunc
@@ -65,7 +65,7 @@ func NewConnector(cfg Config) (*Connector, error) {
 		if err != nil {
 			return nil, fmt.Errorf("shardedpg: config: %w", err)
 		}
-		c.store, c.ownStore = store, true
+		c.store, c.ownStore = store, store
 	}
 	var err error
 	if c.inputs, err = lru.New[string, int](statementCacheSize); err != nil {
@@ -128,8 +128,8 @@ func (c *Connector) Close() error {
 	for _, db := range admin {
 		errs = append(errs, db.Close())
 	}
-	if c.ownStore {
-		errs = append(errs, c.store.Close())
+	if c.ownStore != nil {
+		errs = append(errs, c.ownStore.Close())
 	}
 	return errors.Join(errs...)
 }
