@@ -37,6 +37,9 @@ func putTenant(ctx context.Context, tx *change, tenant Tenant) (changed bool, er
 		if tenant.State == "" {
 			tenant.State = resolver.StateActive
 		}
+		if err := unused(ctx, tx, tenant.ID); err != nil {
+			return false, err
+		}
 		return true, insertTenant(ctx, tx, "put_tenant", TenantInfo{Tenant: tenant, Assignment: "explicit"})
 	}
 	if err := present(stored); err != nil {
@@ -63,17 +66,19 @@ func putTenant(ctx context.Context, tx *change, tenant Tenant) (changed bool, er
 	return save(ctx, tx, tenantKind, tx.tenants, "put_tenant", "", stored, &after)
 }
 
-// insertTenant stores a new tenant, whose ID must never have been used.
+// unused refuses an ID that a purged tenant had.
+func unused(ctx context.Context, tx *change, id string) error {
+	buried, err := tx.graves.get(ctx, id)
+	if err == nil && buried != nil {
+		err = fmt.Errorf("%w: tenant %q was purged, and backups and logs go on naming it: use another ID", ErrExists, cut(id))
+	}
+	return err
+}
+
+// insertTenant stores a new tenant, whose ID must be unused.
 func insertTenant(ctx context.Context, tx *change, action string, info TenantInfo) error {
-	buried, err := tx.graves.get(ctx, info.ID)
-	if err != nil {
-		return err
-	}
-	if buried != nil {
-		return fmt.Errorf("%w: tenant %q was purged, and backups and logs go on naming it: use another ID", ErrExists, cut(info.ID))
-	}
 	info.Epoch, info.Labels = 1, maps.Clone(info.Labels)
-	_, err = save(ctx, tx, tenantKind, tx.tenants, action, "", nil, &info)
+	_, err := save(ctx, tx, tenantKind, tx.tenants, action, "", nil, &info)
 	return err
 }
 

@@ -61,9 +61,8 @@ func (a *Admin) AddTenant(ctx context.Context, tenant Tenant, where *Assignment)
 
 	var info TenantInfo
 	err = a.store.change(ctx, fmt.Sprintf("adding tenant %q", cut(tenant.ID)), func(tx *change) error {
-		if err := tx.lock(ctx); err != nil {
-			return err
-		}
+		// What can be known before the lock is asked before it: all assignments of the fleet wait for it. A tenant that
+		// another program adds meanwhile makes the insert fail, and then all of this is run again.
 		stored, err := tx.tenants.get(ctx, tenant.ID)
 		if err != nil {
 			return err
@@ -71,11 +70,17 @@ func (a *Admin) AddTenant(ctx context.Context, tenant Tenant, where *Assignment)
 		if stored != nil {
 			return alreadyThere(stored)
 		}
-		info = TenantInfo{Tenant: tenant}
-		if info.Shard, info.Assignment, err = pick.shard(ctx, tx); err != nil {
+		if err := unused(ctx, tx, tenant.ID); err != nil {
 			return err
 		}
-		if err := known(ctx, tx, info.Tenant); err != nil {
+		if _, err := mustPlan(ctx, tx, tenant.Plan); err != nil {
+			return err
+		}
+		if err := tx.lock(ctx); err != nil {
+			return err
+		}
+		info = TenantInfo{Tenant: tenant}
+		if info.Shard, info.Assignment, err = pick.shard(ctx, tx); err != nil {
 			return err
 		}
 		return insertTenant(ctx, tx, "add_tenant", info)

@@ -18,15 +18,15 @@ type EachOptions struct {
 	StopAfter   int          // how many failures end it; default: none does
 }
 
-// Partial is what happened to each tenant, by ID. It is an error when not all of them were done.
-type Partial struct {
+// PartialError is what happened to each tenant, by ID. It is an error when not all of them were done.
+type PartialError struct {
 	Done     []string
 	Failed   map[string]error
 	NotTried []string // the context ended, or too many others had failed
 }
 
 // Error says how many there are of each, and quotes one failure.
-func (p *Partial) Error() string {
+func (p *PartialError) Error() string {
 	text := fmt.Sprintf("%d tenants done, %d failed, %d not tried", len(p.Done), len(p.Failed), len(p.NotTried))
 	first := ""
 	for id := range p.Failed {
@@ -41,7 +41,7 @@ func (p *Partial) Error() string {
 }
 
 // Unwrap returns the failures.
-func (p *Partial) Unwrap() []error {
+func (p *PartialError) Unwrap() []error {
 	errs := make([]error, 0, len(p.Failed))
 	for _, err := range p.Failed {
 		errs = append(errs, err)
@@ -50,13 +50,13 @@ func (p *Partial) Unwrap() []error {
 }
 
 // ForEachTenant calls do for each tenant that the filter selects, some of them at once. It goes on after failures. It
-// returns what happened to each, also as an error of type *[Partial] unless all were done; another error means that the
+// returns what happened to each, also as an error of type *[PartialError] unless all were done; another error means that the
 // tenants could not be listed, and then the result tells what was done before.
 //
 // With the driver, do gets a context that carries the tenant: shardedpg.WithTenant(ctx, tenant.ID).
 func ForEachTenant(
 	ctx context.Context, source Lister, opts *EachOptions, do func(ctx context.Context, tenant TenantInfo) error,
-) (*Partial, error) {
+) (*PartialError, error) {
 	var o EachOptions
 	if opts != nil {
 		o = *opts
@@ -64,7 +64,7 @@ func ForEachTenant(
 	if o.Concurrency < 0 || o.StopAfter < 0 {
 		return nil, fmt.Errorf("%w: concurrency and stop after are not negative", ErrInvalid)
 	}
-	e := &each{out: &Partial{Failed: make(map[string]error)}, stopAfter: o.StopAfter, do: do}
+	e := &each{out: &PartialError{Failed: make(map[string]error)}, stopAfter: o.StopAfter, do: do}
 	work := make(chan TenantInfo)
 	var wg sync.WaitGroup
 	for range max(o.Concurrency, 1) {
@@ -111,7 +111,7 @@ type each struct {
 	stopAfter int
 
 	mu  sync.Mutex
-	out *Partial
+	out *PartialError
 }
 
 func (e *each) one(ctx context.Context, tenant TenantInfo) {

@@ -188,7 +188,7 @@ func forEach(t *testing.T, h Harness) {
 
 	opts = &registry.EachOptions{StopAfter: 2}
 	got, err = registry.ForEachTenant(t.Context(), store, opts, func(context.Context, registry.TenantInfo) error { return boom })
-	var partial *registry.Partial
+	var partial *registry.PartialError
 	require.ErrorAs(t, err, &partial)
 	require.Len(t, got.Failed, 2)
 	require.Len(t, got.NotTried, 4)

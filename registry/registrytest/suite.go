@@ -53,8 +53,10 @@ func fleet() registry.Fleet {
 	return registry.Fleet{
 		Shards: []registry.Shard{
 			{Name: "s2", DSN: "host=s2 password=pa$$word", AdminDSN: "host=s2 user=admin"},
-			{Name: "s1", DSN: unexpandedDSN, AdminDSN: "postgres://admin:${" + secretEnv + "}@s1/app",
-				Region: "eu", Labels: map[string]string{"disk": "ssd"}, MaxTenants: 3, MaxBytes: 1 << 40},
+			{
+				Name: "s1", DSN: unexpandedDSN, AdminDSN: "postgres://admin:${" + secretEnv + "}@s1/app",
+				Region: "eu", Labels: map[string]string{"disk": "ssd"}, MaxTenants: 3, MaxBytes: 1 << 40,
+			},
 		},
 		Plans: []registry.Plan{
 			{Name: "endless", StatementTimeout: resolver.Unlimited, WorkMemKB: 64, MaxConns: 1, Weight: 1},

@@ -86,8 +86,13 @@ func overrides(t *testing.T, h Harness) {
 	require.NoError(t, store.SetOverride(ctx, "beta", &registry.Override{StatementTimeout: time.Second}))
 	require.Equal(t, time.Second, lookup(t, store, "beta").Plan.StatementTimeout, "for good")
 	for _, bad := range []*registry.Override{
-		{}, {MaxConns: -1}, {StatementTimeout: time.Microsecond}, {WorkMemKB: 1}, {Rate: -1},
-		{MaxConns: 1, Expires: time.Now().Add(-time.Second)}, {MaxConns: 1, Reason: "a\nb"},
+		{},
+		{MaxConns: -1},
+		{StatementTimeout: time.Microsecond},
+		{WorkMemKB: 1},
+		{Rate: -1},
+		{MaxConns: 1, Expires: time.Now().Add(-time.Second)},
+		{MaxConns: 1, Reason: "a\nb"},
 	} {
 		require.ErrorIs(t, store.SetOverride(ctx, "beta", bad), registry.ErrInvalid, "%+v", bad)
 	}
