@@ -111,3 +111,7 @@ func holdsPassword(dsn string) bool {
 	}
 	return false
 }
+
+// ExpandDSN replaces each ${NAME} in a DSN by the environment variable's value, for tools that connect to a shard. Its
+// errors name the variable and never quote the DSN.
+func ExpandDSN(dsn string) (string, error) { return expand(dsn) }
