@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/sharded-pg/sharded-pg/internal/backend"
 	"github.com/sharded-pg/sharded-pg/limits"
@@ -155,6 +156,10 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 			return nil, fmt.Errorf("ConfigureConn: %w", err)
 		}
 	}
+	var before func(context.Context, *pgx.ConnConfig) error
+	if hook, name := c.cfg.BeforeConnect, r.Shard.Name; hook != nil {
+		before = func(ctx context.Context, cc *pgx.ConnConfig) error { return hook(ctx, name, cc) }
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -173,7 +178,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 		name:  r.Shard.Name,
 		slots: limits.NewSlots(c.cfg.MaxConns, c.cfg.AcquireTimeout),
 		pool: backend.NewPool(backend.Config{
-			Conn: cc.ConnConfig, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Strict: c.cfg.Guard == GuardStrict, Verify: !c.cfg.SkipVerify,
+			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Strict: c.cfg.Guard == GuardStrict, Verify: !c.cfg.SkipVerify,
 			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
 		}),
 	}
