@@ -1,6 +1,7 @@
 package shardedpg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -81,6 +82,10 @@ type Config struct {
 	// ConfigureConn adjusts the connections of a shard (a tracer, a TLS configuration) before they are opened. It must not
 	// change BuildFrontend.
 	ConfigureConn func(shard string, cc *pgx.ConnConfig) error
+	// BeforeConnect changes a copy of a shard's connection configuration before each connection for tenants' statements: a
+	// password that rotates, a token that expires. It is called by many goroutines and must not change BuildFrontend or the
+	// database. Default: connections are made as the shard's DSN says.
+	BeforeConnect func(ctx context.Context, shard string, cc *pgx.ConnConfig) error
 	// Logger gets the events that no caller sees: privileged access, lost connections. Default: nothing is logged.
 	Logger *slog.Logger
 }

@@ -1,8 +1,11 @@
 package shardedpg_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,6 +119,34 @@ func TestConfigIsPrintedWithoutItsDSN(t *testing.T) {
 		require.NotContains(t, fmt.Sprintf(form, cfg), secretPassword, form)
 		require.NotContains(t, fmt.Sprintf(form, &cfg), secretPassword, form)
 	}
+}
+
+func TestBeforeConnectIsAskedForEachConnectionOfAShard(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	var sealed atomic.Bool
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+		c.MaxConns = 3
+		c.BeforeConnect = func(_ context.Context, shard string, cc *pgx.ConnConfig) error {
+			if sealed.Load() {
+				return errors.New("the vault is sealed")
+			}
+			asked.Add(1)
+			cc.RuntimeParams["application_name"] = fmt.Sprintf("%s %d", shard, asked.Load()) // as a password that rotates
+			return nil
+		}
+	}})
+	first := f.begin(f.a)
+	for range 2 {
+		require.Equal(t, "s1 1", value[string](t, f.a, first, "show application_name"))
+	}
+	require.Equal(t, "s1 2", value[string](t, f.a, f.db, "show application_name"), "another one asks again")
+	second := f.begin(f.a)
+	require.Equal(t, "s1 2", value[string](t, f.a, second, "show application_name"), "what is there goes on")
+	sealed.Store(true)
+	_, err := f.db.ExecContext(f.a, "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	require.ErrorContains(t, err, "BeforeConnect: the vault is sealed")
 }
 
 func TestConfigureConnAdjustsTheConnectionsOfAShard(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/sharded-pg/sharded-pg/internal/backend"
 	"github.com/sharded-pg/sharded-pg/limits"
@@ -22,7 +23,7 @@ import (
 type Connector struct {
 	cfg      Config
 	store    registry.Store
-	ownStore bool
+	ownStore io.Closer // nil unless the connector opened the store
 	routes   *resolver.Cache
 	inputs   *lru.Cache[string, int] // statement text → number of parameters
 	stop     context.CancelFunc
@@ -65,7 +66,7 @@ func NewConnector(cfg Config) (*Connector, error) {
 		if err != nil {
 			return nil, fmt.Errorf("shardedpg: config: %w", err)
 		}
-		c.store, c.ownStore = store, true
+		c.store, c.ownStore = store, store
 	}
 	var err error
 	if c.inputs, err = lru.New[string, int](statementCacheSize); err != nil {
@@ -128,8 +129,8 @@ func (c *Connector) Close() error {
 	for _, db := range admin {
 		errs = append(errs, db.Close())
 	}
-	if c.ownStore {
-		errs = append(errs, c.store.Close())
+	if c.ownStore != nil {
+		errs = append(errs, c.ownStore.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -155,6 +156,10 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 			return nil, fmt.Errorf("ConfigureConn: %w", err)
 		}
 	}
+	var before func(context.Context, *pgx.ConnConfig) error
+	if hook, name := c.cfg.BeforeConnect, r.Shard.Name; hook != nil {
+		before = func(ctx context.Context, cc *pgx.ConnConfig) error { return hook(ctx, name, cc) }
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -173,7 +178,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 		name:  r.Shard.Name,
 		slots: limits.NewSlots(c.cfg.MaxConns, c.cfg.AcquireTimeout),
 		pool: backend.NewPool(backend.Config{
-			Conn: cc.ConnConfig, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Strict: c.cfg.Guard == GuardStrict, Verify: !c.cfg.SkipVerify,
+			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Strict: c.cfg.Guard == GuardStrict, Verify: !c.cfg.SkipVerify,
 			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
 		}),
 	}

@@ -16,12 +16,21 @@ import (
 func TestStaticStoreConforms(t *testing.T) {
 	registrytest.Run(t, registrytest.Harness{
 		ReadOnly: true,
-		New: func(t testing.TB, fleet registry.Fleet) registry.Store {
+		New: func(t testing.TB, fleet registry.Fleet) registrytest.Subject {
 			store, err := registry.NewStatic(fleet)
 			require.NoError(t, err)
-			return store
+			return registrytest.Subject{Store: store, Admin: store.Admin, Closer: store}
 		},
 	})
+}
+
+func TestMemoryStoreConforms(t *testing.T) {
+	registrytest.Run(t, registrytest.Harness{New: func(t testing.TB, fleet registry.Fleet) registrytest.Subject {
+		store, err := registry.NewMemory(nil)
+		require.NoError(t, err)
+		load(t, store.Admin, fleet)
+		return registrytest.Subject{Store: store, Admin: store.Admin, Closer: store}
+	}})
 }
 
 func TestPostgresStoreConforms(t *testing.T) {
@@ -30,11 +39,11 @@ func TestPostgresStoreConforms(t *testing.T) {
 		"given a DB": adopt,
 	} {
 		t.Run(name, func(t *testing.T) {
-			registrytest.Run(t, registrytest.Harness{New: func(t testing.TB, fleet registry.Fleet) registry.Store {
+			registrytest.Run(t, registrytest.Harness{New: func(t testing.TB, fleet registry.Fleet) registrytest.Subject {
 				store := open(t, newRegistry(t), &registry.Options{Schema: "The-Registry.1"})
 				require.NoError(t, store.Init(t.Context()))
-				load(t, store, fleet)
-				return store
+				load(t, store.Admin, fleet)
+				return registrytest.Subject{Store: store, Admin: store.Admin, Closer: store}
 			}})
 		})
 	}
@@ -70,7 +79,7 @@ func adopt(t testing.TB, dsn string, opts *registry.Options) *registry.Postgres 
 	return store
 }
 
-func load(t testing.TB, store registry.Store, fleet registry.Fleet) {
+func load(t testing.TB, store *registry.Admin, fleet registry.Fleet) {
 	t.Helper()
 	for _, shard := range fleet.Shards {
 		require.NoError(t, store.PutShard(t.Context(), shard))

@@ -44,10 +44,14 @@ type connected struct {
 // Driver returns the driver underneath, as [driver.Connector] asks.
 func (c *connector) Driver() driver.Driver { return c.server.Driver() }
 
-func newConnector(cfg *pgx.ConnConfig, most int) *connector {
+func newConnector(cfg *pgx.ConnConfig, most int, before func(context.Context, *pgx.ConnConfig) error) *connector {
 	// No ping in front of a lookup after each idle second: broken connections are noticed by what runs on them.
 	never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
-	return detached(stdlib.GetConnector(*cfg, never), most)
+	options := []stdlib.OptionOpenDB{never}
+	if before != nil {
+		options = append(options, stdlib.OptionBeforeConnect(before))
+	}
+	return detached(stdlib.GetConnector(*cfg, options...), most)
 }
 
 func detached(c driver.Connector, most int) *connector {

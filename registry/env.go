@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
+
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // expand replaces each ${NAME} in a DSN by the variable's value. Values are not expanded again, and a $ without a brace
@@ -65,15 +68,16 @@ func variableName(name string) bool {
 	return name != ""
 }
 
-// expandShard returns the shard with its DSNs expanded.
-func expandShard(s Shard) (Shard, error) {
+// expandShard returns what programs use of a shard, with its DSNs expanded.
+func expandShard(s Shard) (resolver.Shard, error) {
+	out := resolver.Shard{Name: s.Name}
 	var errs [2]error
-	s.DSN, errs[0] = expandField(s.Name, "dsn", s.DSN)
-	s.AdminDSN, errs[1] = expandField(s.Name, "admin dsn", s.AdminDSN)
+	out.DSN, errs[0] = expandField(s.Name, "dsn", s.DSN)
+	out.AdminDSN, errs[1] = expandField(s.Name, "admin dsn", s.AdminDSN)
 	if err := errors.Join(errs[:]...); err != nil {
-		return Shard{}, err
+		return resolver.Shard{}, err
 	}
-	return s, nil
+	return out, nil
 }
 
 func expandField(shard, field, dsn string) (string, error) {
@@ -83,3 +87,31 @@ func expandField(shard, field, dsn string) (string, error) {
 	}
 	return out, nil
 }
+
+// Where a password can be: in the user part of a URL, as a keyword or as a query parameter.
+var (
+	urlPassword     = regexp.MustCompile(`^[a-z]+://[^/?#@]*?:([^/?#]*)@`)
+	keywordPassword = regexp.MustCompile(`(?i)(?:^|[\s?&])(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]*)`)
+	wholeReference  = regexp.MustCompile(`^'?\$\{[A-Za-z_][A-Za-z0-9_]*\}'?$`)
+)
+
+// holdsPassword reports whether a DSN holds a password in clear.
+func holdsPassword(dsn string) bool {
+	var found []string
+	if m := urlPassword.FindStringSubmatch(dsn); m != nil {
+		found = append(found, m[1])
+	}
+	for _, m := range keywordPassword.FindAllStringSubmatch(dsn, -1) {
+		found = append(found, m[1])
+	}
+	for _, password := range found {
+		if password != "" && password != "''" && !wholeReference.MatchString(password) {
+			return true
+		}
+	}
+	return false
+}
+
+// ExpandDSN replaces each ${NAME} in a DSN by the environment variable's value, for tools that connect to a shard. Its
+// errors name the variable and never quote the DSN.
+func ExpandDSN(dsn string) (string, error) { return expand(dsn) }

@@ -38,7 +38,13 @@ var (
 	s1       = registry.Shard{Name: "s1", DSN: "host=s1 password=opensesame"}
 	routeRow = []string{
 		"database", "model", "schema", "role", "state", "epoch", "name", "dsn",
-		"plan", "statement_timeout_ms", "work_mem_kb", "max_conns", "weight", "rate",
+		"plan", "statement_timeout_ms", "work_mem_kb", "max_conns", "weight", "rate", "override",
+	}
+	shardRow  = []string{"name", "dsn", "admin_dsn", "region", "labels", "max_tenants", "max_bytes", "state"}
+	planRow   = []string{"name", "statement_timeout_ms", "work_mem_kb", "max_conns", "weight", "rate"}
+	tenantRow = []string{
+		"id", "shard", "database", "model", "schema", "role", "plan", "state", "epoch", "assignment", "schema_version", "slug",
+		"labels", "override", "removed_at", "created_at", "updated_at",
 	}
 )
 
@@ -46,7 +52,7 @@ func TestLookupFailsOnRowsItCannotRead(t *testing.T) {
 	t.Parallel()
 	mock, store := mocked(t)
 	mock.ExpectQuery(`from "sharded_pg".tenants`).WithArgs("acme").WillReturnRows(sqlmock.NewRows(routeRow).
-		AddRow("", "shared", "", "", "active", "many", "s1", "host=s1", "free", 1, 64, 1, 1, 0.0))
+		AddRow("", "shared", "", "", "active", "many", "s1", "host=s1", "free", 1, 64, 1, 1, 0.0, nil))
 	_, err := store.Lookup(t.Context(), "acme")
 	require.ErrorContains(t, err, "epoch")
 	require.NotErrorIs(t, err, resolver.ErrTenantNotFound)
@@ -55,8 +61,8 @@ func TestLookupFailsOnRowsItCannotRead(t *testing.T) {
 func TestLookupRefusesWhatANewerProgramWrote(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string][]driver.Value{
-		"model": {"", "hexagonal", "", "", "active", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0},
-		"state": {"", "shared", "", "", "dreaming", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0},
+		"model": {"", "hexagonal", "", "", "active", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, nil},
+		"state": {"", "shared", "", "", "dreaming", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -83,7 +89,7 @@ func TestLookupRepeatsOnceAfterAnAdministratorEndedTheConnection(t *testing.T) {
 	mock, store := mocked(t)
 	mock.ExpectQuery(`tenants`).WillReturnError(&pgconn.PgError{Severity: "FATAL", Code: "57P01"})
 	mock.ExpectQuery(`tenants`).WillReturnRows(sqlmock.NewRows(routeRow).
-		AddRow("", "shared", "", "", "active", 3, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0))
+		AddRow("", "shared", "", "", "active", 3, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, nil))
 	route, err := store.Lookup(t.Context(), "acme")
 	require.NoError(t, err)
 	require.EqualValues(t, 3, route.Epoch)
@@ -112,14 +118,14 @@ func (brokenConnector) Driver() driver.Driver                        { return ni
 func TestShardsFailsWhenRowsEndEarly(t *testing.T) {
 	t.Parallel()
 	mock, store := mocked(t)
-	mock.ExpectQuery(`"sharded_pg".shards`).WillReturnRows(sqlmock.NewRows([]string{"name", "dsn", "admin_dsn"}).
-		AddRow("s1", "host=s1", "").AddRow("s2", "host=s2", "").RowError(1, errBoom))
+	mock.ExpectQuery(`"sharded_pg".shards`).WillReturnRows(sqlmock.NewRows(shardRow).
+		AddRow("s1", "host=s1", "", "", "{}", 500, 0, "open").AddRow("s2", "host=s2", "", "", "{}", 500, 0, "open").RowError(1, errBoom))
 	shards, err := store.Shards(t.Context())
 	require.ErrorIs(t, err, errBoom)
 	require.Empty(t, shards)
 
-	mock.ExpectQuery(`"sharded_pg".shards`).WillReturnRows(sqlmock.NewRows([]string{"name", "dsn", "admin_dsn"}).
-		AddRow("s1", nil, ""))
+	mock.ExpectQuery(`"sharded_pg".shards`).WillReturnRows(sqlmock.NewRows(shardRow).
+		AddRow("s1", nil, "", "", "{}", 500, 0, "open"))
 	_, err = store.Shards(t.Context())
 	require.ErrorContains(t, err, "dsn")
 	require.NotContains(t, err.Error(), "opensesame")
@@ -138,6 +144,7 @@ func TestWritesRollBackWhenAStepFails(t *testing.T) {
 		"upsert": {
 			func(m sqlmock.Sqlmock) {
 				m.ExpectBegin()
+				expectAbsent(m, "shards", shardRow)
 				m.ExpectExec(`insert into "sharded_pg".shards`).WillReturnError(errBoom)
 				m.ExpectRollback()
 			},
@@ -146,8 +153,9 @@ func TestWritesRollBackWhenAStepFails(t *testing.T) {
 		"audit": {
 			func(m sqlmock.Sqlmock) {
 				m.ExpectBegin()
+				expectAbsent(m, "shards", shardRow)
 				m.ExpectExec(`insert into "sharded_pg".shards`).WillReturnResult(sqlmock.NewResult(0, 1))
-				m.ExpectExec(`audit_log.*pg_notify`).WillReturnError(errBoom)
+				m.ExpectQuery(`(?s)audit_log.*pg_notify`).WillReturnError(errBoom)
 				m.ExpectRollback().WillReturnError(errors.New("the connection is gone, too"))
 			},
 			func(ctx context.Context, s *registry.Postgres) error { return s.PutShard(ctx, s1) },
@@ -155,9 +163,10 @@ func TestWritesRollBackWhenAStepFails(t *testing.T) {
 		"commit": {
 			func(m sqlmock.Sqlmock) {
 				m.ExpectBegin()
+				expectAbsent(m, "plans", planRow)
 				m.ExpectExec(`insert into "sharded_pg".plans`).WillReturnResult(sqlmock.NewResult(0, 1))
-				m.ExpectExec(`audit_log`).WithArgs("put_plan", "free", sqlmock.AnyArg(), "sharded_pg_changes", "f:").
-					WillReturnResult(sqlmock.NewResult(0, 1))
+				m.ExpectQuery(`audit_log`).WithArgs(sqlmock.AnyArg(), "put_plan", "plan", "free", nil, sqlmock.AnyArg(), "",
+					"sharded_pg_changes", "f:").WillReturnRows(sqlmock.NewRows([]string{"version", "told"}).AddRow(2, false))
 				m.ExpectCommit().WillReturnError(errBoom)
 			},
 			func(ctx context.Context, s *registry.Postgres) error {
@@ -167,7 +176,7 @@ func TestWritesRollBackWhenAStepFails(t *testing.T) {
 		"references": {
 			func(m sqlmock.Sqlmock) {
 				m.ExpectBegin()
-				m.ExpectQuery(`exists`).WithArgs("s1", "free").WillReturnError(errBoom)
+				m.ExpectQuery(`from "sharded_pg".shards`).WithArgs("s1").WillReturnError(errBoom)
 				m.ExpectRollback()
 			},
 			func(ctx context.Context, s *registry.Postgres) error { return s.PutTenant(ctx, acme) },
@@ -175,8 +184,8 @@ func TestWritesRollBackWhenAStepFails(t *testing.T) {
 		"stored tenant": {
 			func(m sqlmock.Sqlmock) {
 				m.ExpectBegin()
-				m.ExpectQuery(`exists`).WillReturnRows(sqlmock.NewRows([]string{"s", "p"}).AddRow(true, true))
-				m.ExpectExec(`insert into "sharded_pg".tenants`).WillReturnResult(sqlmock.NewResult(0, 0))
+				m.ExpectQuery(`from "sharded_pg".shards`).WillReturnRows(sqlmock.NewRows(shardRow).AddRow("s1", "host=s1", "", "", "{}", 500, 0, "open"))
+				m.ExpectQuery(`from "sharded_pg".plans`).WillReturnRows(sqlmock.NewRows(planRow).AddRow("free", nil, 64, 1, 1, 0.0))
 				m.ExpectQuery(`for update`).WillReturnError(errBoom)
 				m.ExpectRollback()
 			},
@@ -185,8 +194,8 @@ func TestWritesRollBackWhenAStepFails(t *testing.T) {
 		"state": {
 			func(m sqlmock.Sqlmock) {
 				m.ExpectBegin()
-				m.ExpectQuery(`for update`).WillReturnRows(sqlmock.NewRows([]string{"state"}).AddRow("active"))
-				m.ExpectExec(`update "sharded_pg".tenants`).WithArgs("acme", "disabled").WillReturnError(errBoom)
+				m.ExpectQuery(`for update`).WillReturnRows(storedAcme())
+				m.ExpectExec(`update "sharded_pg".tenants`).WillReturnError(errBoom)
 				m.ExpectRollback()
 			},
 			func(ctx context.Context, s *registry.Postgres) error {
@@ -225,13 +234,51 @@ func TestWritesRollBackWhenAStepFails(t *testing.T) {
 	}
 }
 
+// expectAbsent expects the lock for changes of shards and plans, and that there is no such row yet.
+func expectAbsent(m sqlmock.Sqlmock, table string, columns []string) {
+	m.ExpectExec(`pg_advisory_xact_lock`).WithArgs("sharded_pg").WillReturnResult(sqlmock.NewResult(0, 1))
+	m.ExpectQuery(`from "sharded_pg".` + table).WillReturnRows(sqlmock.NewRows(columns))
+}
+
+func storedAcme() *sqlmock.Rows {
+	return sqlmock.NewRows(tenantRow).AddRow("acme", "s1", "", "shared", "", "", "free", "active", 1, "hash", "", "", "{}", "",
+		nil, time.Now(), time.Now())
+}
+
 func TestUnchangedRowsAreNeitherAuditedNorTold(t *testing.T) {
 	t.Parallel()
 	mock, store := mocked(t)
 	mock.ExpectBegin()
-	mock.ExpectExec(`insert into "sharded_pg".shards`).WithArgs("s1", s1.DSN, "").WillReturnResult(sqlmock.NewResult(0, 0))
+	mock.ExpectQuery(`for update`).WillReturnRows(storedAcme())
+	mock.ExpectCommit()
+	require.NoError(t, store.SetTenantState(t.Context(), "acme", resolver.StateActive))
+}
+
+func TestAChangeThatAnotherGotInFrontOfIsRunAgain(t *testing.T) {
+	t.Parallel()
+	mock, store := mocked(t)
+	mock.ExpectBegin()
+	expectAbsent(mock, "shards", shardRow)
+	mock.ExpectExec(`insert into "sharded_pg".shards`).WillReturnResult(sqlmock.NewResult(0, 0))
+	mock.ExpectRollback()
+	mock.ExpectBegin()
+	mock.ExpectExec(`pg_advisory_xact_lock`).WillReturnResult(sqlmock.NewResult(0, 1))
+	mock.ExpectQuery(`shards`).WillReturnRows(sqlmock.NewRows(shardRow).AddRow("s1", s1.DSN, "", "", "{}", 500, 0, "open"))
 	mock.ExpectCommit()
 	require.NoError(t, store.PutShard(t.Context(), s1))
+}
+
+func TestAChangeOfANewerRegistryIsRolledBack(t *testing.T) {
+	t.Parallel()
+	mock, store := mocked(t)
+	mock.ExpectBegin()
+	mock.ExpectQuery(`for update`).WillReturnRows(storedAcme())
+	mock.ExpectExec(`update`).WillReturnResult(sqlmock.NewResult(0, 1))
+	mock.ExpectQuery(`audit_log`).WillReturnRows(sqlmock.NewRows([]string{"version", "told"}).AddRow(99, false))
+	mock.ExpectRollback()
+	err := store.SetTenantState(t.Context(), "acme", resolver.StateDisabled)
+	require.ErrorIs(t, err, registry.ErrNewerRegistry)
+	require.ErrorContains(t, err, "use a newer program")
 }
 
 func TestEndOfTheContextIsReportedAsSuch(t *testing.T) {

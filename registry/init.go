@@ -7,19 +7,23 @@ import (
 	"fmt"
 )
 
-//go:embed schema.sql
+//go:embed schema_v1.sql
 var schemaV1 string
 
+//go:embed schema_v2.sql
+var schemaV2 string
+
 // migrations bring the registry from version n to n+1. They are only ever appended to.
-var migrations = []string{schemaV1}
+var migrations = []string{schemaV1, schemaV2}
 
 const initLockSQL = `select pg_advisory_xact_lock(hashtextextended('sharded-pg registry ' || $1, 0))`
 
 // Init creates the registry's schema, or brings it to this version, in one transaction. A new registry gets
 // [DefaultPlans]; later Inits leave the plans alone. It may be called by any number of programs at the same time, and
-// again at each start. A registry that a newer program has upgraded is refused.
+// again at each start. A registry that a newer program has upgraded is refused with [ErrNewerRegistry]. Upgrade the
+// registry before the drivers: an older driver reads a newer registry as far as it knows it, a newer one needs its tables.
 func (p *Postgres) Init(ctx context.Context) error {
-	return p.write(ctx, "initializing the registry", func(tx *sql.Tx) error {
+	return p.explain(ctx, "initializing the registry", p.write(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, initLockSQL, p.opts.Schema); err != nil {
 			return err
 		}
@@ -27,8 +31,8 @@ func (p *Postgres) Init(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if version > len(migrations) {
-			return fmt.Errorf("its version is %d and this program knows %d: use a newer program", version, len(migrations))
+		if err := checkVersion(version); err != nil {
+			return err
 		}
 		for v := version; v < len(migrations); v++ {
 			// Without arguments pgx sends it as one simple query, which may hold several statements.
@@ -37,7 +41,7 @@ func (p *Postgres) Init(ctx context.Context) error {
 			}
 			if v == 0 {
 				for _, plan := range DefaultPlans() {
-					if _, err := tx.ExecContext(ctx, p.sql(putPlanSQL), planArgs(plan)...); err != nil {
+					if _, err := tx.ExecContext(ctx, p.sql(insertPlanSQL), planArgs(plan)...); err != nil {
 						return fmt.Errorf("plan %q: %w", plan.Name, err)
 					}
 				}
@@ -47,7 +51,16 @@ func (p *Postgres) Init(ctx context.Context) error {
 			}
 		}
 		return nil
-	})
+	}))
+}
+
+// checkVersion refuses to touch what a newer program keeps in another way.
+func checkVersion(version int) error {
+	if version > len(migrations) {
+		return fmt.Errorf("%w: its version is %d and this program knows %d: use a newer program",
+			ErrNewerRegistry, version, len(migrations))
+	}
+	return nil
 }
 
 // version returns the version of the registry, and creates the schema and the table of versions if they are missing.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -47,7 +49,7 @@ func TestInitMayRunAnywhereAtAnyTime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Equal(t, []int{1}, query[int](t, dsn, `select version from sharded_pg.versions`))
+	require.Equal(t, []int{1, 2}, query[int](t, dsn, `select version from sharded_pg.versions order by version`))
 	require.Equal(t, []string{
 		"enterprise 300000 262144 100 8 0", "free 5000 4096 2 1 0", "growth 60000 65536 20 4 0", "starter 30000 16384 5 2 0",
 	}, query[string](t, dsn, `select concat_ws(' ', name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate)
@@ -71,7 +73,13 @@ func TestInitRefusesANewerRegistry(t *testing.T) {
 	store := open(t, dsn, nil)
 	require.NoError(t, store.Init(t.Context()))
 	query[int](t, dsn, `insert into sharded_pg.versions (version) values (99)`)
+	require.ErrorIs(t, store.Init(t.Context()), registry.ErrNewerRegistry)
 	require.ErrorContains(t, store.Init(t.Context()), "use a newer program")
+	err := store.PutShard(t.Context(), registry.Shard{Name: "s1", DSN: "host=s1"})
+	require.ErrorIs(t, err, registry.ErrNewerRegistry)
+	shards, err := store.Shards(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, shards, "the change was rolled back")
 }
 
 func TestInitAsksForNoRightsWhenThereIsNothingToDo(t *testing.T) {
@@ -110,23 +118,46 @@ func TestMissingRegistryIsNoUnknownTenant(t *testing.T) {
 	require.ErrorContains(t, err, "shardedpg registry init")
 }
 
-func TestEachChangeIsAuditedWithoutSecrets(t *testing.T) {
+func TestInitUpgradesTheFirstVersion(t *testing.T) {
 	t.Parallel()
-	dsn := newRegistry(t)
+	server := pgtest.Shared(t, "registry")
+	database := server.NewDatabase(t)
+	dsn := server.DSN("postgres", database)
+	text, err := os.ReadFile("schema_v1.sql")
+	require.NoError(t, err)
+	require.NoError(t, server.Exec(t.Context(), database,
+		`create schema sharded_pg`,
+		`create table sharded_pg.versions (version integer primary key, applied_at timestamptz not null default now())`,
+		`insert into sharded_pg.versions (version) values (1)`,
+		strings.ReplaceAll(string(text), "{s}", "sharded_pg"),
+		`insert into sharded_pg.shards (name, dsn) values ('s1', 'host=s1')`,
+		`insert into sharded_pg.plans values ('free', 5000, 4096, 2, 1, 0)`,
+		`insert into sharded_pg.tenants (id, shard, database, model, schema, role, plan, state, epoch)
+		 values ('acme', 's1', '', 'schema', 'own', 'own_role', 'free', 'readonly', 7)`,
+		`insert into sharded_pg.audit_log (action, subject, detail) values ('put_tenant', 'acme', '{"shard": "s1"}')`))
 	store := open(t, dsn, nil)
-	ctx := t.Context()
-	require.NoError(t, store.Init(ctx))
+	_, err = store.Lookup(t.Context(), "acme")
+	require.ErrorIs(t, err, registry.ErrNotInitialized, "a newer driver says what to do about an older registry")
 	for range 2 {
-		require.NoError(t, store.PutShard(ctx, registry.Shard{Name: "s1", DSN: "host=s1 password=opensesame"}))
-		require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: "acme", Shard: "s1", Plan: "growth"}))
-		require.NoError(t, store.PutPlan(ctx, registry.DefaultPlans()[0]))
+		require.NoError(t, store.Init(t.Context()))
 	}
-	require.NoError(t, store.SetTenantState(ctx, "acme", resolver.StateDisabled))
-	require.Equal(t, []string{
-		`postgres put_shard s1 {"has_admin_dsn": false}`,
-		`postgres put_tenant acme {"plan": "growth", "role": "", "model": "shared", "shard": "s1", "state": "active", "schema": "", "database": ""}`,
-		`postgres set_state acme {"from": "active", "state": "disabled"}`,
-	}, query[string](t, dsn, `select concat_ws(' ', actor, action, subject, detail) from sharded_pg.audit_log order by id`))
+	route, err := store.Lookup(t.Context(), "acme")
+	require.NoError(t, err)
+	require.Equal(t, resolver.Route{
+		Tenant: "acme", Shard: resolver.Shard{Name: "s1", DSN: "host=s1"}, Model: resolver.ModelSchema, Schema: "own",
+		Role: "own_role", Plan: registry.DefaultPlans()[0], State: resolver.StateReadOnly, Epoch: 7,
+	}, *route)
+	require.NoError(t, store.SetTenantState(t.Context(), "acme", resolver.StateActive))
+	shards, err := store.ListShards(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, registry.DefaultMaxTenants, shards[0].MaxTenants)
+	require.Equal(t, registry.ShardOpen, shards[0].State)
+	log, err := store.Audit(t.Context(), registry.AuditFilter{Kind: "tenant"})
+	require.NoError(t, err)
+	require.Len(t, log, 2, "the log goes on")
+	require.Equal(t, map[string]any{"shard": "s1"}, log[1].After)
+	require.Equal(t, "postgres", log[1].Login)
+	require.Len(t, query[string](t, dsn, `select name from sharded_pg.plans`), 1, "an upgrade adds no plans")
 }
 
 func TestOptionsAreChecked(t *testing.T) {

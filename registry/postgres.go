@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -16,7 +17,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-var _ Store = (*Postgres)(nil)
+var (
+	_ Store     = (*Postgres)(nil)
+	_ io.Closer = (*Postgres)(nil)
+)
 
 // Options adjust a [Postgres]. nil and the zero value mean the defaults.
 type Options struct {
@@ -29,6 +33,17 @@ type Options struct {
 	// Keepalive is how often Watch makes sure that its idle connection still lives. Lower it where firewalls forget idle
 	// connections earlier. Default 30s.
 	Keepalive time.Duration
+	// Actor is recorded in the audit log for changes whose context names nobody; see [WithActor]. Default: the operating
+	// system's user and the name of the program.
+	Actor string
+	// Sizer measures shards that have MaxBytes when a tenant is added. Set it where the databases' size in PostgreSQL is
+	// not what counts, for example the free space that a provider reports. Default [Bytes].
+	Sizer Sizer
+	// FirstSight adds unknown tenants when they are looked up. Default: they are refused.
+	FirstSight *FirstSight
+	// BeforeConnect changes a connection of Open's pool before each connect: a password that rotates, a token. Default:
+	// connections are made as dsn says.
+	BeforeConnect func(ctx context.Context, cfg *pgx.ConnConfig) error
 	// Logger hears when Watch loses the registry and finds it again. Default: nobody does.
 	Logger *slog.Logger
 }
@@ -47,6 +62,9 @@ func (o *Options) withDefaults() (Options, error) {
 	if out.Keepalive <= 0 {
 		out.Keepalive = 30 * time.Second
 	}
+	if out.Sizer == nil {
+		out.Sizer = Bytes{}
+	}
 	if out.Logger == nil {
 		out.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -55,7 +73,7 @@ func (o *Options) withDefaults() (Options, error) {
 		return out, fmt.Errorf("%w registry schema %q: use 1 to %d letters, digits, dots, hyphens and underscores, not pg_ in front",
 			ErrInvalid, cut(out.Schema), most)
 	}
-	return out, nil
+	return out, out.FirstSight.check()
 }
 
 const channelSuffix = "_changes"
@@ -63,6 +81,8 @@ const channelSuffix = "_changes"
 // Postgres is a [Store] in tables of a PostgreSQL database. Make one with [Open] or [New], and create the tables with
 // Init. Any number of goroutines may use it.
 type Postgres struct {
+	*Admin
+
 	db      *sql.DB
 	owned   bool // Close closes db
 	opts    Options
@@ -86,6 +106,7 @@ func New(db *sql.DB, opts *Options) (*Postgres, error) {
 		db: db, opts: o, schema: pgx.Identifier{o.Schema}.Sanitize(), channel: o.Schema + channelSuffix,
 		closed: make(chan struct{}),
 	}
+	p.Admin = &Admin{store: &tables{p}, actor: o.Actor, sizer: o.Sizer, first: o.FirstSight}
 	p.lookupSQL, p.shardSQL, p.shardsSQL = p.sql(lookupSQL), p.sql(shardSQL), p.sql(shardsSQL)
 	return p, nil
 }
@@ -110,7 +131,7 @@ func Open(dsn string, opts *Options) (*Postgres, error) {
 		// One round trip without named statements: works behind each pooler, and lookups are rare.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
-	db := sql.OpenDB(newConnector(cfg, o.MaxConns))
+	db := sql.OpenDB(newConnector(cfg, o.MaxConns, o.BeforeConnect))
 	db.SetMaxOpenConns(o.MaxConns)
 	db.SetMaxIdleConns(o.MaxConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
@@ -184,7 +205,8 @@ func (p *Postgres) explain(ctx context.Context, what string, err error) error {
 	case errors.Is(err, driver.ErrBadConn):
 		return fmt.Errorf("%s: the connection to the registry was lost", what)
 	case errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000" || answer.Code == "42703"):
-		return fmt.Errorf("%s: %w in schema %s: run Init (shardedpg registry init): %w", what, ErrNotInitialized, p.schema, err)
+		return fmt.Errorf("%s: %w in schema %s: run Init (shardedpg registry init), or a newer program if it has been run: %w",
+			what, ErrNotInitialized, p.schema, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

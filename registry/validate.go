@@ -36,17 +36,6 @@ func cut(name string) string {
 	return strings.ToValidUTF8(name[:80], "") + "..."
 }
 
-func validateShard(s Shard) error {
-	var p problems
-	checkName(&p, "name", s.Name)
-	if s.DSN == "" {
-		p.add("dsn is empty: give the connection string that tenants' statements use")
-	}
-	checkDSN(&p, "dsn", s.DSN)
-	checkDSN(&p, "admin dsn", s.AdminDSN)
-	return p.err("shard", s.Name)
-}
-
 func checkDSN(p *problems, field, dsn string) {
 	if strings.ContainsFunc(dsn, unicode.IsControl) || !utf8.ValidString(dsn) {
 		p.add("%s holds control characters or broken UTF-8: check how it was pasted", field)
@@ -59,6 +48,12 @@ func checkDSN(p *problems, field, dsn string) {
 func validatePlan(plan Plan) error {
 	var p problems
 	checkName(&p, "name", plan.Name)
+	planProblems(&p, plan)
+	return p.err("plan", plan.Name)
+}
+
+// planProblems is the rule for limits.
+func planProblems(p *problems, plan Plan) {
 	const mostMillis = math.MaxInt32
 	switch d := plan.StatementTimeout; {
 	case d == resolver.Unlimited:
@@ -79,45 +74,6 @@ func validatePlan(plan Plan) error {
 	if !(plan.Rate >= 0) || math.IsInf(plan.Rate, 0) {
 		p.add("rate is %v: use statements per second, or 0 for none", plan.Rate)
 	}
-	return p.err("plan", plan.Name)
-}
-
-// complete returns the tenant with its defaults, except for the state, whose default depends on what is stored.
-func complete(t Tenant) (Tenant, error) {
-	var p problems
-	if err := resolver.ValidTenantID(t.ID); err != nil {
-		p = append(p, err)
-	}
-	checkName(&p, "shard", t.Shard)
-	if t.Model == "" {
-		t.Model = resolver.ModelShared
-	}
-	if !slices.Contains(models, t.Model) {
-		p.add("unknown model %q: use one of %q", cut(string(t.Model)), models)
-	}
-	if t.Plan == "" {
-		t.Plan = defaultPlan
-	}
-	checkName(&p, "plan", t.Plan)
-	if t.State != "" && !slices.Contains(states, t.State) {
-		p.add("unknown state %q: use one of %q", cut(string(t.State)), states)
-	}
-	if len(t.Database) > maxIdentifier || strings.ContainsFunc(t.Database, unicode.IsControl) || !utf8.ValidString(t.Database) {
-		p.add("database is no name of a database: use at most %d bytes without control characters", maxIdentifier)
-	}
-	if t.Model == resolver.ModelSchema {
-		if t.Schema == "" {
-			t.Schema = "tenant_" + t.ID
-		}
-		if t.Role == "" {
-			t.Role = t.Schema
-		}
-		checkIdentifier(&p, "schema", t.Schema)
-		checkIdentifier(&p, "role", t.Role)
-	} else if t.Schema != "" || t.Role != "" {
-		p.add("schema and role are for model schema only: leave them empty, or set the model")
-	}
-	return t, p.err("tenant", t.ID)
 }
 
 // checkName is the rule for names of shards and plans: they appear in metrics, on command lines and in errors.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -129,11 +128,7 @@ func (p *Postgres) next(ctx context.Context, conn *pgx.Conn, h Handler, pooled b
 	notification, err := conn.WaitForNotification(waitCtx)
 	switch {
 	case err == nil:
-		if id, ok := strings.CutPrefix(notification.Payload, tenantNotification); ok {
-			h.tenant(id)
-		} else {
-			h.flush()
-		}
+		h.notify(notification.Payload)
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()

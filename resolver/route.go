@@ -7,6 +7,7 @@ package resolver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 )
@@ -70,6 +71,11 @@ func (s Shard) String() string { return "shard " + s.Name }
 
 // GoString keeps DSNs out of %#v, too.
 func (s Shard) GoString() string { return "resolver.Shard{" + s.Name + "}" }
+
+// MarshalJSON keeps DSNs out of JSON, which routes and shards end up in as parts of logged values.
+func (s Shard) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct{ Name string }{s.Name})
+}
 
 // Route is where a tenant lives and what it may use there. A Route is immutable once published: share it freely,
 // never change it.

@@ -67,6 +67,11 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 	if key.Database != "" {
 		cc.Database = key.Database
 	}
+	if p.cfg.Before != nil {
+		if err := p.cfg.Before(ctx, cc); err != nil {
+			return nil, &hookError{err}
+		}
+	}
 	w := &wire{lanes: &p.lanes, guard: guard{strict: p.cfg.Strict}, stmts: make(map[string]sqllex.Flags)}
 	if defaults {
 		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(s.TimeoutMS, 10)
@@ -189,6 +194,10 @@ func (b *Backend) prepare(ctx context.Context) error {
 
 // cause is what made a connection fail, without the parts of pgx's error that repeat the connection string.
 func cause(err error) error {
+	var hook *hookError
+	if errors.As(err, &hook) {
+		return hook
+	}
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
 		return server
@@ -213,6 +222,12 @@ func ctxError(err error) error {
 	}
 	return context.DeadlineExceeded
 }
+
+// hookError is what the program's own hook said, which is its own to phrase.
+type hookError struct{ err error }
+
+func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
+func (e *hookError) Unwrap() error { return e.err }
 
 // hidden keeps an error for errors.As without printing it.
 type hidden struct{ err error }

@@ -27,6 +27,7 @@ type Key struct {
 // Config describes the connections of one shard.
 type Config struct {
 	Conn           *pgx.ConnConfig
+	Before         func(ctx context.Context, cc *pgx.ConnConfig) error // changes a copy of Conn before each connect; may be nil
 	GUC            string
 	MaxOpen        int // connections, idle and used, over all keys
 	Strict         bool

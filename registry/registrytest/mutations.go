@@ -31,6 +31,20 @@ func mutationsAreRefused(t *testing.T, h Harness) {
 	require.ErrorIs(t, store.PutPlan(ctx, registry.DefaultPlans()[0]), registry.ErrReadOnlyStore)
 	require.ErrorIs(t, store.PutTenant(ctx, registry.Tenant{ID: "new", Shard: "s1"}), registry.ErrReadOnlyStore)
 	require.ErrorIs(t, store.SetTenantState(ctx, "acme", resolver.StateDisabled), registry.ErrReadOnlyStore)
+	_, err := store.AddTenant(ctx, registry.Tenant{ID: "new"}, nil)
+	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
+	require.ErrorIs(t, store.UpdateShard(ctx, "s1", func(s *registry.Shard) { s.Region = "us" }), registry.ErrReadOnlyStore)
+	require.ErrorIs(t, store.RemoveTenant(ctx, "acme"), registry.ErrReadOnlyStore)
+	_, err = store.Apply(ctx, registry.Fleet{Tenants: []registry.Tenant{{ID: "new", Shard: "s1"}}}, nil)
+	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
+	_, err = store.Lookup(ctx, "new")
+	require.ErrorIs(t, err, resolver.ErrTenantNotFound)
+	shards, err := store.ListShards(ctx)
+	require.NoError(t, err)
+	require.Len(t, shards, 2, "it lists like any other")
+	tenants, err := store.ListTenants(ctx, registry.TenantFilter{Shard: "s1"})
+	require.NoError(t, err)
+	require.Len(t, tenants, 3)
 }
 
 func epochFollowsPlacement(t *testing.T, h Harness) {

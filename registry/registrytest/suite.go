@@ -1,7 +1,7 @@
 // Package registrytest is the suite that each registry.Store passes. Run it on a store of your own:
 //
 //	func TestMyStore(t *testing.T) {
-//		registrytest.Run(t, registrytest.Harness{New: func(t testing.TB, fleet registry.Fleet) registry.Store {
+//		registrytest.Run(t, registrytest.Harness{New: func(t testing.TB, fleet registry.Fleet) registrytest.Subject {
 //			...
 //		}})
 //	}
@@ -9,7 +9,9 @@ package registrytest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"testing"
@@ -21,11 +23,18 @@ import (
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
+// Subject is a store to test, from all sides.
+type Subject struct {
+	registry.Store
+	*registry.Admin
+	io.Closer
+}
+
 // Harness makes the stores to test.
 type Harness struct {
 	// New returns a store that holds fleet and nothing else. The harness frees what it took when the test ends; the
 	// suite closes the store itself, which may happen twice.
-	New func(t testing.TB, fleet registry.Fleet) registry.Store
+	New func(t testing.TB, fleet registry.Fleet) Subject
 	// ReadOnly says that the store refuses mutations.
 	ReadOnly bool
 }
@@ -44,7 +53,10 @@ func fleet() registry.Fleet {
 	return registry.Fleet{
 		Shards: []registry.Shard{
 			{Name: "s2", DSN: "host=s2 password=pa$$word", AdminDSN: "host=s2 user=admin"},
-			{Name: "s1", DSN: unexpandedDSN, AdminDSN: "postgres://admin:${" + secretEnv + "}@s1/app"},
+			{
+				Name: "s1", DSN: unexpandedDSN, AdminDSN: "postgres://admin:${" + secretEnv + "}@s1/app",
+				Region: "eu", Labels: map[string]string{"disk": "ssd"}, MaxTenants: 3, MaxBytes: 1 << 40,
+			},
 		},
 		Plans: []registry.Plan{
 			{Name: "endless", StatementTimeout: resolver.Unlimited, WorkMemKB: 64, MaxConns: 1, Weight: 1},
@@ -82,12 +94,14 @@ func Run(t *testing.T, h Harness) {
 		t.Run("MutationsAreRefused", func(t *testing.T) { t.Parallel(); mutationsAreRefused(t, h) })
 		return
 	}
-	for name, test := range mutations {
-		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, h) })
+	for _, tests := range []map[string]func(*testing.T, Harness){mutations, administration} {
+		for name, test := range tests {
+			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, h) })
+		}
 	}
 }
 
-func lookup(t *testing.T, store registry.Store, tenant string) *resolver.Route {
+func lookup(t *testing.T, store Subject, tenant string) *resolver.Route {
 	t.Helper()
 	route, err := store.Lookup(t.Context(), tenant)
 	require.NoError(t, err)
@@ -100,8 +114,8 @@ func lookupReturnsTheWholeRoute(t *testing.T, h Harness) {
 	for _, plan := range append(registry.DefaultPlans(), fleet().Plans...) {
 		plans[plan.Name] = plan
 	}
-	s1 := registry.Shard{Name: "s1", DSN: expandedDSN}
-	s2 := registry.Shard{Name: "s2", DSN: "host=s2 password=pa$$word"}
+	s1 := resolver.Shard{Name: "s1", DSN: expandedDSN}
+	s2 := resolver.Shard{Name: "s2", DSN: "host=s2 password=pa$$word"}
 	for _, want := range []resolver.Route{
 		{Tenant: "acme", Shard: s1, Model: resolver.ModelShared, Plan: plans["free"], State: resolver.StateActive},
 		{Tenant: "beta", Shard: s1, Database: "group1", Model: resolver.ModelShared, Plan: plans["rated"], State: resolver.StateReadOnly},
@@ -188,16 +202,19 @@ func lookupServesManyGoroutines(t *testing.T, h Harness) {
 
 func shardsAreListedWithExpandedDSNs(t *testing.T, h Harness) {
 	store := h.New(t, fleet())
-	s1 := registry.Shard{Name: "s1", DSN: expandedDSN, AdminDSN: "postgres://admin:" + secret + "@s1/app"}
+	s1 := resolver.Shard{Name: "s1", DSN: expandedDSN, AdminDSN: "postgres://admin:" + secret + "@s1/app"}
+	s2 := resolver.Shard{Name: "s2", DSN: "host=s2 password=pa$$word", AdminDSN: "host=s2 user=admin"}
 	got, err := store.Shard(t.Context(), "s1")
 	require.NoError(t, err)
 	require.Equal(t, s1, got)
 	shards, err := store.Shards(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []registry.Shard{s1, fleet().Shards[0]}, shards)
+	require.Equal(t, []resolver.Shard{s1, s2}, shards)
 	_, err = store.Shard(t.Context(), "s9")
 	require.ErrorIs(t, err, registry.ErrShardNotFound)
-	require.NotContains(t, fmt.Sprintf("%v %+v %#v", got, got, got), secret)
+	text, err := json.Marshal(got)
+	require.NoError(t, err)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", got, got, got, text), secret)
 }
 
 func watchFlushesFirstAndEndsWithItsCaller(t *testing.T, h Harness) {

@@ -1,0 +1,82 @@
+package health_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/registry/health"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+
+func TestAHealthyShardHasNoProblems(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"wal_level": "logical", "max_connections": "30"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	require.NoError(t, server.Exec(t.Context(), "postgres", `create role app login`))
+	shard := registry.Shard{Name: "s1", DSN: server.DSN("app", "postgres"), AdminDSN: server.DSN("postgres", "postgres")}
+	report := health.Check(t.Context(), shard, &health.Options{
+		Timeout: time.Minute, MinFreeDisk: 10, FreeDisk: func(context.Context, string) (int64, error) { return 11, nil },
+	})
+	require.Empty(t, report.Problems)
+	require.True(t, report.Reachable)
+	require.Equal(t, "logical", report.WALLevel)
+	require.Equal(t, 30, report.MaxConns)
+	require.Greater(t, report.FreeConns, 20)
+	require.Greater(t, report.Bytes, int64(1e6))
+	require.Equal(t, server.Major(), report.Version/10000)
+	require.Less(t, report.Clock.Abs(), time.Second, "it is the same clock")
+}
+
+func TestEachProblemIsNamed(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	const name = "owner"
+	database := server.NewDatabase(t, `create role `+name+` login bypassrls`, `create table t (tenant_id text)`,
+		`alter table t enable row level security`, `alter table t owner to `+name)
+	shard := registry.Shard{Name: "s1", DSN: server.DSN(name, database), AdminDSN: server.DSN("postgres", database), MaxBytes: 1}
+	report := health.Check(t.Context(), shard, &health.Options{
+		Timeout: time.Minute, MinFree: 1 << 20, MinVersion: 99, MaxClock: time.Nanosecond, MinFreeDisk: 12,
+		FreeDisk: func(context.Context, string) (int64, error) { return 11, nil },
+	})
+	text := fmt.Sprint(report.Problems)
+	for _, problem := range []string{
+		"has BYPASSRLS", "owns tables", "oldest supported major is 99", "wal_level is replica", "more than its max bytes 1", "connections are free",
+		"11 bytes of its disk",
+	} {
+		require.Contains(t, text, problem)
+	}
+	require.NotContains(t, text, "is a superuser")
+	shard.AdminDSN = ""
+	report = health.Check(t.Context(), shard, &health.Options{Timeout: time.Minute, FreeDisk: func(context.Context, string) (int64, error) {
+		return 0, errors.New("the provider is down")
+	}})
+	require.Contains(t, fmt.Sprint(report.Problems), "no admin DSN")
+	require.Contains(t, fmt.Sprint(report.Problems), "the provider is down")
+}
+
+func TestAnUnreachableShardIsAReportWithoutItsDSN(t *testing.T) {
+	t.Parallel()
+	for dsn, text := range map[string]string{
+		"host=/nonexistent password=opensesame":        "its DSN does not work",
+		"host=x password=opensesame sslmode=maybe":     "no PostgreSQL URL",
+		"password=opensesame${SHARDEDPG_HEALTH_UNSET}": "SHARDEDPG_HEALTH_UNSET is not set",
+	} {
+		report := health.Check(t.Context(), registry.Shard{Name: "s1", DSN: dsn}, nil)
+		require.False(t, report.Reachable)
+		require.Len(t, report.Problems, 1)
+		require.Contains(t, report.Problems[0], text)
+		require.NotContains(t, report.Problems[0], "opensesame")
+	}
+}

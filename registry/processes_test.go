@@ -1,0 +1,219 @@
+package registry_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
+)
+
+const (
+	processes  = 200
+	perProcess = 25
+	overlap    = 5 // tenants that the next process adds, too
+
+	childEnv = "SHARDEDPG_REGISTRY_TEST_CHILD" // number of the process
+	dsnEnv   = "SHARDEDPG_REGISTRY_TEST_DSN"
+)
+
+// child adds tenants as one of many processes, and prints how many it added and how many were there already.
+func child(number string) error {
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return err
+	}
+	store, err := registry.Open(os.Getenv(dsnEnv), &registry.Options{MaxConns: 1})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	ctx := registry.WithActor(context.Background(), "process "+number)
+	for deadline := time.Now().Add(time.Minute); ; { // so many connections take a machine of two cores some time
+		if _, err = store.Shards(ctx); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintln(os.Stdout, "connected"); err != nil {
+		return err
+	}
+	if _, err := io.ReadAll(os.Stdin); err != nil { // all start when the last one is there
+		return err
+	}
+	added, there := 0, 0
+	for i := range perProcess + overlap {
+		id := fmt.Sprintf("t%d", (n*perProcess+i)%(processes*perProcess))
+		_, err := store.AddTenant(ctx, registry.Tenant{ID: id}, nil)
+		switch {
+		case err == nil:
+			added++
+		case errors.Is(err, registry.ErrExists):
+			there++
+		default:
+			return err
+		}
+	}
+	_, err = fmt.Fprintln(os.Stdout, added, there)
+	return err
+}
+
+func TestManyProcessesAddTenantsAtOnce(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{
+		Name: "crowded", Settings: map[string]string{"max_connections": strconv.Itoa(processes + 20)},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	database := server.NewDatabase(t)
+	dsn := server.DSN("postgres", database)
+	store := open(t, dsn, nil)
+	require.NoError(t, store.Init(t.Context()))
+	const shards = 8
+	for i := range shards { // together they have room for each tenant and for no other
+		require.NoError(t, store.PutShard(t.Context(), registry.Shard{
+			Name: fmt.Sprintf("s%d", i), DSN: "host=nowhere", MaxTenants: processes * perProcess / shards,
+		}))
+	}
+
+	children := make([]*exec.Cmd, processes)
+	gates := make([]io.Closer, processes)
+	outputs, complaints := make([]*bufio.Reader, processes), make([]strings.Builder, processes)
+	for i := range children {
+		children[i] = exec.CommandContext(t.Context(), os.Args[0])
+		children[i].Env = append(os.Environ(), childEnv+"="+strconv.Itoa(i), dsnEnv+"="+dsn)
+		children[i].Stderr = &complaints[i]
+		output, err := children[i].StdoutPipe()
+		require.NoError(t, err)
+		outputs[i] = bufio.NewReader(output)
+		gates[i], err = children[i].StdinPipe()
+		require.NoError(t, err)
+		require.NoError(t, children[i].Start())
+	}
+	for i := range children {
+		line, err := outputs[i].ReadString('\n')
+		require.NoError(t, err, "process %d", i)
+		require.Equal(t, "connected\n", line)
+	}
+	start := time.Now()
+	for _, gate := range gates {
+		require.NoError(t, gate.Close())
+	}
+	added, there := 0, 0
+	for i, process := range children {
+		var a, e int
+		_, scanned := fmt.Fscan(outputs[i], &a, &e)
+		require.NoError(t, process.Wait(), "process %d", i)
+		require.NoError(t, scanned, complaints[i].String())
+		added, there = added+a, there+e
+	}
+	t.Logf("%d processes added %d tenants in %v", processes, added, time.Since(start))
+	require.Equal(t, processes*perProcess, added, "each tenant was added once")
+	require.Equal(t, processes*overlap, there)
+	infos, err := store.ListShards(t.Context())
+	require.NoError(t, err)
+	for _, info := range infos {
+		require.Equal(t, info.MaxTenants, info.Tenants, info.Name)
+	}
+	_, err = store.AddTenant(t.Context(), registry.Tenant{ID: "one-too-many"}, nil)
+	require.ErrorIs(t, err, registry.ErrNoShardFits)
+	require.ErrorContains(t, err, "625 of 625 tenants")
+	require.Equal(t, []int{0}, query[int](t, dsn, `select deadlocks from pg_stat_database where datname = $1`, database))
+}
+
+func TestAKilledRegistryRoutesToNothingHalfDone(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{
+		Name: "killed", Settings: map[string]string{"synchronous_commit": "on"}, // a promise is one
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	database := server.NewDatabase(t)
+	store := open(t, server.DSN("postgres", database), nil)
+	ctx := t.Context()
+	require.NoError(t, store.Init(ctx))
+	for _, name := range []string{"a", "b"} {
+		require.NoError(t, store.PutShard(ctx, registry.Shard{Name: name, DSN: "host=" + name, MaxTenants: registry.UnlimitedTenants}))
+	}
+	var (
+		mu       sync.Mutex
+		promised = map[string]resolver.State{} // by what returned no error
+		tried    []string
+		stop     = make(chan struct{})
+		wg       sync.WaitGroup
+	)
+	for worker := range 4 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				id := fmt.Sprintf("w%d-%d", worker, i)
+				_, err := store.AddTenant(ctx, registry.Tenant{ID: id, Model: resolver.ModelSchema}, nil)
+				state := resolver.StateProvisioning
+				if err == nil && store.SetTenantState(ctx, id, resolver.StateActive) == nil {
+					state = resolver.StateActive
+				}
+				mu.Lock()
+				tried = append(tried, id)
+				if err == nil {
+					promised[id] = state
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	progress := func(more int) {
+		mu.Lock()
+		from := len(promised)
+		mu.Unlock()
+		eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(promised) >= from+more })
+	}
+	for range 3 {
+		progress(10)
+		require.NoError(t, server.Kill())
+		require.NoError(t, server.Restart(ctx))
+	}
+	progress(10)
+	close(stop)
+	wg.Wait()
+
+	for _, id := range tried {
+		info, err := store.Tenant(ctx, id)
+		state, sure := promised[id]
+		if !sure && errors.Is(err, resolver.ErrTenantNotFound) {
+			continue
+		}
+		require.NoError(t, err, "%s was promised", id)
+		if sure && state == resolver.StateActive {
+			require.Equal(t, state, info.State)
+		}
+		route, err := store.Lookup(ctx, id)
+		require.NoError(t, err)
+		require.Equal(t, "tenant_"+id, route.Schema)
+		log, err := store.Audit(ctx, registry.AuditFilter{Kind: "tenant", Subject: id})
+		require.NoError(t, err)
+		actions := 1
+		if info.State == resolver.StateActive {
+			actions = 2
+		}
+		require.Len(t, log, actions, "each change with its record, and no record without its change")
+	}
+}

@@ -1,0 +1,81 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sharded-pg/sharded-pg/registry"
+)
+
+// databaseMark is the comment on a database once all that a tenant needs is in it. Several tenants may share one.
+const databaseMark = "sharded-pg: tenants"
+
+const databaseSQL = `select coalesce(shobj_description(oid, 'pg_database'), '') from pg_database where datname = $1`
+
+// makeDatabase makes the tenant's database. CREATE DATABASE cannot be part of a transaction: what comes after it is, and
+// ends with the mark.
+func (r *run) makeDatabase(ctx context.Context) error {
+	if r.tenant.Database == "" {
+		return r.fail("database", fmt.Errorf("%w: the tenant names no database: set one", registry.ErrInvalid))
+	}
+	name := ident(r.tenant.Database)
+	marked := false
+	err := r.on(ctx, "", func(ctx context.Context, conn *pgx.Conn) error {
+		return r.step("database", func() error {
+			var comment string
+			switch err := conn.QueryRow(ctx, databaseSQL, r.tenant.Database).Scan(&comment); {
+			case errors.Is(err, pgx.ErrNoRows):
+				from := ident(r.TemplateDatabase)
+				if r.Create != nil {
+					from = "template0"
+				}
+				_, err := conn.Exec(ctx, "create database "+name+" template "+from)
+				return err
+			case err != nil:
+				return err
+			case comment != "" && comment != databaseMark:
+				return r.notOurs("database", name)
+			default:
+				marked = comment == databaseMark
+				return nil
+			}
+		})
+	})
+	if err != nil || marked {
+		return err
+	}
+	return r.onTenant(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return inTx(ctx, conn, func(tx pgx.Tx) error {
+			if err := r.step("tables", func() error {
+				if r.Create == nil {
+					return r.checkTables(ctx, tx)
+				}
+				return r.Create(ctx, tx, r.tenant)
+			}); err != nil {
+				return err
+			}
+			return r.step("grants", func() error {
+				return exec(ctx, tx,
+					"revoke all on database "+name+" from public",
+					"grant connect on database "+name+" to "+ident(r.Login),
+					"comment on database "+name+" is "+literal(databaseMark))
+			})
+		})
+	})
+}
+
+// checkTables refuses a database that was there before and is not a copy of the template.
+func (r *run) checkTables(ctx context.Context, tx pgx.Tx) error {
+	var usable int
+	err := tx.QueryRow(ctx, `select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+   and has_table_privilege($1, c.oid, 'select')`, r.Login).Scan(&usable)
+	if err == nil && usable == 0 {
+		err = fmt.Errorf("%w: database %s holds no table that %q may read: fill template %s, grants included, or set Options.Create",
+			ErrTemplate, ident(r.tenant.Database), r.Login, ident(r.TemplateDatabase))
+	}
+	return err
+}

@@ -1,0 +1,190 @@
+package registry
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/sharded-pg/sharded-pg/resolver"
+)
+
+// Tenant is where a tenant shall live and on which plan. Optional fields that are empty take the stated default.
+type Tenant struct {
+	ID       string         `json:"id"`                 // required; see [resolver.ValidTenantID]. It never changes
+	Shard    string         `json:"shard"`              // the name of a shard
+	Database string         `json:"database,omitempty"` // database on the shard; default: the one that the shard's DSN names
+	Model    resolver.Model `json:"model"`              // default [resolver.ModelShared]
+	Plan     string         `json:"plan"`               // name of a plan; default "free"
+	State    resolver.State `json:"state"`              // default: stays as it is; for a new tenant see the method
+	Schema   string         `json:"schema,omitempty"`   // only with [resolver.ModelSchema]; default "tenant_<ID>"
+	Role     string         `json:"role,omitempty"`     // only with [resolver.ModelSchema]; default: the name of the schema
+
+	// Slug is a second name for people and URLs, of one tenant at a time. It may change; nothing is routed by it.
+	// Default: stays as it is.
+	Slug string `json:"slug,omitempty"`
+	// Labels are for selecting tenants: {"ring": "canary"}. Default: stay as they are.
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// TenantInfo is a tenant and what the registry knows about it.
+type TenantInfo struct {
+	Tenant
+	Epoch         int64     `json:"epoch"`                    // grows with each change of placement
+	Assignment    string    `json:"assignment"`               // how the shard was chosen: explicit, hash, smallest, ...
+	SchemaVersion string    `json:"schema_version,omitempty"` // what migrations brought it to
+	Override      *Override `json:"override,omitempty"`       // limits on top of its plan, expired or not
+	Removed       time.Time `json:"removed,omitzero"`         // when it was taken out of the registry's answers
+	Created       time.Time `json:"created"`
+	Updated       time.Time `json:"updated"`
+}
+
+// Override replaces limits of one tenant's plan, for a while or for good. Zero means the plan's.
+type Override struct {
+	StatementTimeout time.Duration
+	WorkMemKB        int
+	MaxConns         int
+	Weight           int
+	Rate             float64
+	Expires          time.Time // default: never. Drivers notice within their cache TTL
+	Reason           string    // why, for the next operator
+}
+
+// expired reports whether the override no longer counts.
+func (o *Override) expired(now time.Time) bool { return !o.Expires.IsZero() && !o.Expires.After(now) }
+
+// over returns the plan with what the override replaces.
+func (o *Override) over(plan Plan) Plan {
+	if o == nil {
+		return plan
+	}
+	if o.StatementTimeout != 0 {
+		plan.StatementTimeout = o.StatementTimeout
+	}
+	if o.WorkMemKB != 0 {
+		plan.WorkMemKB = o.WorkMemKB
+	}
+	if o.MaxConns != 0 {
+		plan.MaxConns = o.MaxConns
+	}
+	if o.Weight != 0 {
+		plan.Weight = o.Weight
+	}
+	if o.Rate != 0 {
+		plan.Rate = o.Rate
+	}
+	return plan
+}
+
+// validateOverride holds the override to the rules for plans.
+func validateOverride(tenant string, o *Override, now time.Time) error {
+	if o == nil {
+		return nil
+	}
+	var p problems
+	base := Plan{Name: "override", StatementTimeout: time.Second, WorkMemKB: 64, MaxConns: 1, Weight: 1}
+	if o.StatementTimeout == 0 && o.WorkMemKB == 0 && o.MaxConns == 0 && o.Weight == 0 && o.Rate == 0 {
+		p.add("the override replaces nothing: set a limit, or clear it")
+	}
+	planProblems(&p, o.over(base))
+	if o.expired(now) {
+		p.add("the override has expired already: set Expires to a time to come")
+	}
+	if strings.ContainsFunc(o.Reason, unicode.IsControl) || !utf8.ValidString(o.Reason) || len(o.Reason) > 500 {
+		p.add("the reason is no line of text: use at most 500 bytes without control characters")
+	}
+	return p.err("override of tenant", tenant)
+}
+
+// complete returns the tenant with its defaults, except for the state, whose default depends on what is stored.
+func complete(t Tenant) (Tenant, error) {
+	var p problems
+	if err := resolver.ValidTenantID(t.ID); err != nil {
+		p = append(p, err)
+	}
+	checkName(&p, "shard", t.Shard)
+	if t.Model == "" {
+		t.Model = resolver.ModelShared
+	}
+	if !slices.Contains(models, t.Model) {
+		p.add("unknown model %q: use one of %q", cut(string(t.Model)), models)
+	}
+	if t.Plan == "" {
+		t.Plan = defaultPlan
+	}
+	checkName(&p, "plan", t.Plan)
+	if t.State != "" && !slices.Contains(states, t.State) {
+		p.add("unknown state %q: use one of %q", cut(string(t.State)), states)
+	}
+	if len(t.Database) > maxIdentifier || strings.ContainsFunc(t.Database, unicode.IsControl) || !utf8.ValidString(t.Database) {
+		p.add("database is no name of a database: use at most %d bytes without control characters", maxIdentifier)
+	}
+	if t.Model == resolver.ModelSchema {
+		if t.Schema == "" {
+			t.Schema = "tenant_" + t.ID
+		}
+		if t.Role == "" {
+			t.Role = t.Schema
+		}
+		checkIdentifier(&p, "schema", t.Schema)
+		checkIdentifier(&p, "role", t.Role)
+	} else if t.Schema != "" || t.Role != "" {
+		p.add("schema and role are for model schema only: leave them empty, or set the model")
+	}
+	if t.Slug != "" {
+		checkName(&p, "slug", t.Slug)
+	}
+	checkLabels(&p, t.Labels)
+	return t, p.err("tenant", t.ID)
+}
+
+// missing returns the error for a tenant whose shard or plan the registry does not have.
+func missing(t Tenant, shardKnown, planKnown bool) error {
+	var p []string
+	var err error
+	if !shardKnown {
+		p, err = append(p, fmt.Sprintf("shard %q", t.Shard)), ErrShardNotFound
+	}
+	if !planKnown {
+		p, err = append(p, fmt.Sprintf("plan %q", t.Plan)), ErrPlanNotFound
+	}
+	switch len(p) {
+	case 0:
+		return nil
+	case 2:
+		err = fmt.Errorf("%w, %w", ErrShardNotFound, ErrPlanNotFound)
+	}
+	return fmt.Errorf("tenant %q: %w: %s: add it first", cut(t.ID), err, strings.Join(p, ", "))
+}
+
+// claim is a name that only one tenant may have.
+type claim struct{ key, what, name, where string }
+
+// claims returns the tenant's. Roles belong to the server, so they are unique across its databases.
+func (t Tenant) claims() (all []claim) {
+	if t.Model == resolver.ModelSchema {
+		all = append(all,
+			claim{"schema\x00" + t.Shard + "\x00" + t.Database + "\x00" + t.Schema, "schema", t.Schema, t.Shard},
+			claim{"role\x00" + t.Shard + "\x00" + t.Role, "role", t.Role, t.Shard})
+	}
+	if t.Slug != "" {
+		all = append(all, claim{"slug\x00" + t.Slug, "slug", t.Slug, ""})
+	}
+	return all
+}
+
+func conflict(tenant string, c claim) error {
+	where := ""
+	if c.where != "" {
+		where = fmt.Sprintf(" on shard %q", c.where)
+	}
+	return fmt.Errorf("%w: tenant %q: %s %q%s belongs to another tenant: set another %s",
+		ErrConflict, cut(tenant), c.what, c.name, where, c.what)
+}
+
+// runs reports whether the tenant may run statements now.
+func (t *TenantInfo) runs() bool {
+	return t.Removed.IsZero() && (t.State == resolver.StateActive || t.State == resolver.StateReadOnly)
+}
