@@ -65,6 +65,10 @@ type Config struct {
 	// CacheTTL is how long a route is used without asking again. Changes arrive by notification long before; the TTL is
 	// for a lost one. Default 60s.
 	CacheTTL time.Duration
+	// LookupTimeout is how long a statement waits for the registry's answer about a tenant whose route is not cached,
+	// before ErrRegistryUnavailable. Raise it when the registry is far away; until the registry has answered once,
+	// ConnectTimeout holds instead if it is longer. Default 150ms.
+	LookupTimeout time.Duration
 
 	// MaxConns is the number of statements that may run on one shard at once, and so the most connections to it. Behind
 	// PgBouncer keep it at or below its pool size. Default 32.
@@ -188,6 +192,10 @@ func (c *Config) setOption(name, value string) error {
 		if c.CacheTTL, err = time.ParseDuration(value); err != nil || c.CacheTTL <= 0 {
 			return bad("a positive duration such as 60s")
 		}
+	case "sharded_lookup_timeout":
+		if c.LookupTimeout, err = time.ParseDuration(value); err != nil || c.LookupTimeout <= 0 {
+			return bad("a positive duration such as 150ms")
+		}
 	case "sharded_acquire_timeout":
 		if c.AcquireTimeout, err = time.ParseDuration(value); err != nil || c.AcquireTimeout <= 0 {
 			return bad("a positive duration such as 30s")
@@ -207,8 +215,8 @@ func (c *Config) setOption(name, value string) error {
 		}
 	default:
 		return fmt.Errorf("unknown option %s; the options are sharded_guc, sharded_schema, sharded_cache_size, "+
-			"sharded_cache_ttl, sharded_max_conns, sharded_acquire_timeout, sharded_tenant_case, sharded_guard, sharded_tag "+
-			"and sharded_verify", name)
+			"sharded_cache_ttl, sharded_lookup_timeout, sharded_max_conns, sharded_acquire_timeout, sharded_tenant_case, "+
+			"sharded_guard, sharded_tag and sharded_verify", name)
 	}
 	return nil
 }
@@ -235,6 +243,7 @@ func (c *Config) withDefaults() {
 		c.MaxConns = 32
 	}
 	set(&c.CacheTTL, time.Minute)
+	set(&c.LookupTimeout, 150*time.Millisecond)
 	set(&c.AcquireTimeout, 30*time.Second)
 	set(&c.ConnectTimeout, 10*time.Second)
 	if c.Logger == nil {
@@ -261,7 +270,7 @@ func (c *Config) validate() error {
 	if c.CacheSize < 1 || c.MaxConns < 1 {
 		errs = append(errs, errors.New("cache size and max conns must be positive"))
 	}
-	if c.CacheTTL < 0 || c.AcquireTimeout < 0 || c.ConnectTimeout < 0 {
+	if c.CacheTTL < 0 || c.LookupTimeout < 0 || c.AcquireTimeout < 0 || c.ConnectTimeout < 0 {
 		errs = append(errs, errors.New("durations must be positive"))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -17,7 +17,7 @@ import (
 func TestParseDSNTakesItsOptionsOutAndLeavesTheRest(t *testing.T) {
 	t.Parallel()
 	all := shardedpg.Config{
-		GUC: "my.tenant", RegistrySchema: "control", CacheSize: 5, CacheTTL: 3 * time.Second, MaxConns: 7, AcquireTimeout: time.Minute,
+		GUC: "my.tenant", RegistrySchema: "control", CacheSize: 5, CacheTTL: 3 * time.Second, LookupTimeout: time.Second, MaxConns: 7, AcquireTimeout: time.Minute,
 		TenantCase: shardedpg.TenantCaseLower, Guard: shardedpg.GuardStrict, Tag: true, SkipVerify: true,
 	}
 	with := func(dsn string) shardedpg.Config { c := all; c.DSN = dsn; return c }
@@ -34,12 +34,12 @@ func TestParseDSNTakesItsOptionsOutAndLeavesTheRest(t *testing.T) {
 		"an option inside a password": {"host=h password='x sharded_tag=on y'", shardedpg.Config{DSN: "host=h password='x sharded_tag=on y'"}},
 		"all options in a URL": {
 			"postgres://h/d?sharded_guc=my.tenant&application_name=x&sharded_schema=control&sharded_cache_size=5&sharded_cache_ttl=3s" +
-				"&sharded_max_conns=7&sharded_acquire_timeout=1m&sharded_tenant_case=lower&sharded_guard=strict&sharded_tag=on" +
+				"&sharded_lookup_timeout=1s&sharded_max_conns=7&sharded_acquire_timeout=1m&sharded_tenant_case=lower&sharded_guard=strict&sharded_tag=on" +
 				"&sharded_verify=off&sslmode=disable", with("postgres://h/d?application_name=x&sslmode=disable"),
 		},
 		"all options in keywords": {
-			"sharded_guc=my.tenant host=h sharded_schema=control sharded_cache_size=5 sharded_cache_ttl=3s sharded_max_conns=7 " +
-				"sharded_acquire_timeout=1m sharded_tenant_case=lower sharded_guard=strict sharded_tag=on sharded_verify=off dbname=d",
+			"sharded_guc=my.tenant host=h sharded_schema=control sharded_cache_size=5 sharded_cache_ttl=3s sharded_lookup_timeout=1s " +
+				"sharded_max_conns=7 sharded_acquire_timeout=1m sharded_tenant_case=lower sharded_guard=strict sharded_tag=on sharded_verify=off dbname=d",
 			with("host=h dbname=d"),
 		},
 		"explicit defaults": {
@@ -68,6 +68,7 @@ func TestBadDSNsSayWhatIsWrongAndDoNotRepeatThemselves(t *testing.T) {
 		"postgres://u:" + secretPassword + "@h/d?sharded_cache_size=-1":       "not a positive number",
 		"postgres://u:" + secretPassword + "@h/d?sharded_cache_ttl=60":        "not a positive duration",
 		"postgres://u:" + secretPassword + "@h/d?sharded_cache_ttl=-1s":       "not a positive duration",
+		"postgres://u:" + secretPassword + "@h/d?sharded_lookup_timeout=150":  "not a positive duration",
 		"postgres://u:" + secretPassword + "@h/d?sharded_acquire_timeout=x":   "not a positive duration",
 		"postgres://u:" + secretPassword + "@h/d?sharded_acquire_timeout=0s":  "not a positive duration",
 		"postgres://u:" + secretPassword + "@h/d?sharded_tag=yes":             "not on or off",

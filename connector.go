@@ -72,7 +72,7 @@ func NewConnector(cfg Config) (*Connector, error) {
 		return nil, err
 	}
 	c.routes = resolver.NewCache(c.store, resolver.CacheConfig{
-		Size: cfg.CacheSize, TTL: cfg.CacheTTL, FirstLookupTimeout: cfg.ConnectTimeout,
+		Size: cfg.CacheSize, TTL: cfg.CacheTTL, LookupTimeout: cfg.LookupTimeout, FirstLookupTimeout: cfg.ConnectTimeout,
 	})
 	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // the watch lives until Close
 	c.stop = stop

@@ -104,3 +104,11 @@ func TestAChangeInTheRegistryReachesTheDriverByNotification(t *testing.T) {
 	require.NoError(t, r.store.SetTenantState(t.Context(), "a", resolver.StateActive))
 	require.Eventually(t, func() bool { return r.read(t, "a") == nil }, 20*time.Second, 5*time.Millisecond)
 }
+
+func TestARegistryFarAwayIsWaitedForAsLongAsTheConfigurationSays(t *testing.T) {
+	t.Parallel()
+	r := newRegistered(t, "sharded_lookup_timeout=20s")
+	r.warm(t, "a")
+	r.proxy.SetDelay(200 * time.Millisecond) // a round trip of 400 ms, longer than the default wait
+	require.NoError(t, r.read(t, "b"))
+}
