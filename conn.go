@@ -116,11 +116,11 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 	case "57P01", "57P02", "57P03":
 		l.shard.pool.Flush()
 	case "0A000": // a cached plan met changed tables: raised before execution, and pgx has dropped the statement
-		if server.Routine == "RevalidateCachedQuery" && try == 0 && raisedAtTop(server, b) && c.restart(ctx) {
+		if server.Routine == "RevalidateCachedQuery" && try < maxTries-1 && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
 		}
 	case "26000": // the cached statement was taken away out of sight: not found before execution, and pgx has dropped it
-		if server.Routine == "FetchPreparedStatement" && try == 0 && raisedAtTop(server, b) && c.restart(ctx) {
+		if server.Routine == "FetchPreparedStatement" && try < maxTries-1 && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
 		}
 	case "25001": // refuses a transaction block: nothing ran

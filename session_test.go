@@ -362,6 +362,57 @@ func TestChangedTablesNeverReachTheCaller(t *testing.T) {
 	}
 }
 
+// onPrepare calls a function after each statement that pgx prepares.
+type onPrepare struct{ call func() }
+
+func (o *onPrepare) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (o *onPrepare) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (o *onPrepare) TracePrepareStart(ctx context.Context, _ *pgx.Conn, _ pgx.TracePrepareStartData) context.Context {
+	return ctx
+}
+func (o *onPrepare) TracePrepareEnd(context.Context, *pgx.Conn, pgx.TracePrepareEndData) { o.call() }
+
+// A statement that met a changed table is prepared again. The table may change once more before it is executed.
+func TestTablesThatChangeTwiceDoNotReachTheCaller(t *testing.T) {
+	t.Parallel()
+	tracer := &onPrepare{}
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+		c.ConfigureConn = func(_ string, cc *pgx.ConnConfig) error { cc.Tracer = tracer; return nil }
+	}})
+	columns := 5
+	alter := func() {
+		columns++
+		_, err := f.su.Exec(context.Background(), fmt.Sprintf("alter table orders add column c%d int", columns))
+		require.NoError(t, err)
+	}
+	prepared, meanwhile := 0, 0
+	tracer.call = func() {
+		if prepared++; meanwhile > 0 {
+			meanwhile--
+			alter()
+		}
+	}
+	read := func() {
+		t.Helper()
+		rows, err := f.db.QueryContext(f.b, "select * from orders where total = $1", 20)
+		require.NoError(t, err)
+		defer rows.Close()
+		require.True(t, rows.Next(), rows.Err())
+		names, err := rows.Columns()
+		require.NoError(t, err)
+		require.Len(t, names, columns)
+	}
+	read()
+	read()
+	require.Equal(t, 1, prepared, "the statement is cached")
+	meanwhile = 1
+	alter()
+	read()
+	require.Equal(t, 3, prepared, "it was prepared again, and once more")
+}
+
 func TestPingContactsTheTenantsShard(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{})
