@@ -85,7 +85,7 @@ func TestAFailedMigrationLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	_, err = provider.Up(f.As("initech"))
 	require.ErrorContains(t, err, "22012")
-	require.Equal(t, "", f.Outside("eu", "select relname from pg_class where relname = 'half'"))
+	require.Empty(t, f.Outside("eu", "select relname from pg_class where relname = 'half'"))
 }
 
 func TestWithoutATenantNothingRuns(t *testing.T) {
