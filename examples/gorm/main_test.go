@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"gorm.io/driver/postgres"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 
@@ -221,6 +223,18 @@ func TestCancelledRequestsStopOnTheServer(t *testing.T) {
 	})
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = list(f.As("acme"), db)
+	require.NoError(t, err)
+}
+
+func TestOpenAsksTheRegistryUnlessToldNotTo(t *testing.T) {
+	t.Parallel()
+	const nowhere = "host=/nowhere dbname=none"
+	_, err := open(nowhere)
+	require.ErrorIs(t, err, shardedpg.ErrRegistryUnavailable)
+	pool, err := sql.Open(shardedpg.DriverName, nowhere)
+	require.NoError(t, err)
+	defer pool.Close()
+	_, err = gorm.Open(postgres.New(postgres.Config{Conn: pool}), &gorm.Config{DisableAutomaticPing: true})
 	require.NoError(t, err)
 }
 

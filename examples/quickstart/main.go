@@ -9,6 +9,7 @@
 //   - Methods of database/sql without a context (Query, Exec, Begin) have no tenant and fail with ErrNoTenant; on a *sql.Tx
 //     and a *sql.Conn they belong to the tenant that it began with.
 //   - A transaction has a savepoint when the program says so, in SQL, as with any driver of database/sql.
+//   - An upsert names the columns of a key, and the keys of shared tables begin with tenant_id.
 //   - Ping without a tenant asks the registry, with a tenant its shard.
 package main
 

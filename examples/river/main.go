@@ -11,6 +11,8 @@
 //   - A tenant's login must be able to insert jobs, and must see its own only. The policy on river_job compares the tenant in
 //     the arguments with the one in force, so a tenant cannot make a job for another either. River's own work is done by
 //     the owner of the tables, whom the policy does not hold.
+//   - The recipe is for shared tenants. One with a schema of its own has neither rights on River's tables nor a search path
+//     that finds them.
 //   - On database/sql, River polls and does not listen.
 //   - A job without a tenant, or with a wrong one, fails and is retried as any other; it never runs as somebody else.
 package main
