@@ -25,7 +25,7 @@ var serverPools = []string{
 }
 
 // controlPlane is never part of a program that only queries.
-var controlPlane = []string{"migrate", "move", "backup", "cmd", "bench", "conformance", "internal/pgtest", "internal/demo", "internal/hammer"}
+var controlPlane = []string{"migrate", "move", "backup", "cmd", "bench", "conformance", "internal/pgtest", "internal/demo", "internal/hammer", "internal/suites"}
 
 // testOnly libraries must not reach the programs of our users.
 var testOnly = []string{
@@ -35,7 +35,7 @@ var testOnly = []string{
 
 // testCode reports whether a folder exists for tests.
 func testCode(dir string) bool {
-	return strings.HasSuffix(path.Base(dir), "test") || withinAny(dir, []string{"conformance", "bench", "internal/demo", "internal/hammer"})
+	return strings.HasSuffix(path.Base(dir), "test") || withinAny(dir, []string{"conformance", "bench", "internal/demo", "internal/hammer", "internal/suites"})
 }
 
 func TestLeavesImportNothingOfTheModule(t *testing.T) {
