@@ -39,8 +39,8 @@ Tests passed / failed / skipped. One with subtests counts as those.
 %s
 The tests know no tenants, so a wrapper around the driver's connections puts one into each context
 ([internal/suites/adapter](../internal/suites/adapter)). The tenants are of the model ` + "`database`" + `, with a login that may
-make tables and is no superuser. What tests need changed to open their database, or else, is listed beside each suite in
-[internal/suites](../internal/suites) and checked against its source; nothing else of a suite is touched.
+make tables and is no superuser. The few lines of a suite that are changed, mostly where it opens its database, are
+listed beside it in [internal/suites](../internal/suites).
 
 ## Tests that end in another way than on plain pgx
 
