@@ -5,9 +5,10 @@ MODULES := $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*/*'
 FUZZTIME ?= 30s
 HAMMERTIME ?= 10m
 BENCHFLAGS ?=
+SUITEFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint vet test race bench fuzz hammer cover generate
+.PHONY: help check fmt lint vet test race bench fuzz hammer suites cover generate
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +48,9 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 
 hammer: ## the isolation hammer for HAMMERTIME (10m)
 	go test -race -count=1 -timeout 0 -v ./internal/hammer -hammer.time $(HAMMERTIME)
+
+suites: ## the tests of pgx, sqlx, GORM and others through this driver, as docs/suites.md
+	go run ./internal/suites $(SUITEFLAGS)
 
 cover: ## test coverage of all packages, as cover.html
 	go test -coverpkg=./... -coverprofile=cover.out ./...
