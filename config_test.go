@@ -2,6 +2,7 @@ package shardedpg_test
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -147,6 +148,24 @@ func TestBeforeConnectIsAskedForEachConnectionOfAShard(t *testing.T) {
 	_, err := f.db.ExecContext(f.a, "select 1")
 	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
 	require.ErrorContains(t, err, "BeforeConnect: the vault is sealed")
+}
+
+func TestBeforeConnectCanNeitherChangeTheDatabaseNorBringStatementsBack(t *testing.T) {
+	t.Parallel()
+	for want, hook := range map[string]func(cc *pgx.ConnConfig) error{
+		"it must not change the database": func(cc *pgx.ConnConfig) error { cc.Database = "postgres"; return nil },
+		"driver: bad connection":          func(*pgx.ConnConfig) error { return driver.ErrBadConn },
+	} {
+		asked := 0
+		f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+			c.BeforeConnect = func(_ context.Context, _ string, cc *pgx.ConnConfig) error { asked++; return hook(cc) }
+		}})
+		_, err := f.db.ExecContext(f.a, "select 1")
+		require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+		require.ErrorContains(t, err, "BeforeConnect: "+want)
+		require.NotErrorIs(t, err, driver.ErrBadConn)
+		require.Equal(t, 1, asked, want)
+	}
 }
 
 func TestConfigureConnAdjustsTheConnectionsOfAShard(t *testing.T) {

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -68,8 +69,12 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 		cc.Database = key.Database
 	}
 	if p.cfg.Before != nil {
+		database := cc.Database
 		if err := p.cfg.Before(ctx, cc); err != nil {
 			return nil, &hookError{err}
+		}
+		if cc.Database != database { // the tenant's rows are in that one and no other
+			return nil, &hookError{errors.New("it must not change the database")}
 		}
 	}
 	w := &wire{lanes: &p.lanes, guard: guard{strict: p.cfg.Strict}, stmts: make(map[string]sqllex.Flags)}
@@ -227,7 +232,14 @@ func ctxError(err error) error {
 type hookError struct{ err error }
 
 func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
-func (e *hookError) Unwrap() error { return e.err }
+
+// Unwrap keeps driver.ErrBadConn to itself: database/sql would run the hook twice more.
+func (e *hookError) Unwrap() error {
+	if errors.Is(e.err, driver.ErrBadConn) {
+		return nil
+	}
+	return e.err
+}
 
 // hidden keeps an error for errors.As without printing it.
 type hidden struct{ err error }
