@@ -7,7 +7,7 @@ HAMMERTIME ?= 10m
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint vet test race bench fuzz hammer cover
+.PHONY: help check fmt lint vet test race bench fuzz hammer cover generate
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ cover: ## test coverage of all packages, as cover.html
 	go test -coverpkg=./... -coverprofile=cover.out ./...
 	go tool cover -html=cover.out -o cover.html
 	@go tool cover -func=cover.out | tail -1
+
+generate: ## write the generated code of the examples again; git diff shows whether it was up to date
+	cd examples && go generate ./...
 
 $(GOLANGCI):
 	@mkdir -p .bin
