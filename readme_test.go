@@ -73,7 +73,11 @@ func TestGoCodeInDocumentsIsGo(t *testing.T) {
 	t.Parallel()
 	for _, file := range documents(t) {
 		for _, code := range blocks(t, file, "go") {
-			if !strings.HasPrefix(code, "package ") {
+			switch {
+			case strings.HasPrefix(code, "package "):
+			case strings.HasPrefix(code, "func "):
+				code = "package p\n" + code
+			default:
 				code = "package p\nfunc _() {\n" + code + "\n}"
 			}
 			_, err := parser.ParseFile(token.NewFileSet(), file, code, parser.AllErrors)
