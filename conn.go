@@ -116,7 +116,7 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 	case "57P01", "57P02", "57P03":
 		l.shard.pool.Flush()
 	case "0A000": // a cached plan met changed tables: raised before execution, and pgx has dropped the statement
-		if server.Routine == "RevalidateCachedQuery" && try < maxTries-1 && raisedAtTop(server, b) && c.restart(ctx) {
+		if server.Routine == "RevalidateCachedQuery" && try < maxReplans && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
 		}
 	case "26000": // the cached statement was taken away out of sight: not found before execution, and pgx has dropped it
@@ -175,6 +175,10 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	return &Error{Stage: StagePrologue, Tenant: l.tenant, Shard: l.shard.name, Err: fmt.Errorf(
 		"%w: %s (SQLSTATE %s); check the tenant's plan, schema and role", ErrPrologue, server.Message, code)}
 }
+
+// maxReplans bounds how often a statement is prepared again because tables changed: under a migration of several steps the
+// next one may come before the statement does.
+const maxReplans = 10
 
 // maxTries bounds how often a statement of which nothing was sent is tried on another backend.
 const maxTries = 3
@@ -282,7 +286,11 @@ func (c *Conn) Conn() *pgx.Conn {
 	if err != nil {
 		return nil
 	}
-	return b.Raw()
+	conn, err := b.Raw(ctx)
+	if err != nil {
+		return nil
+	}
+	return conn
 }
 
 var _ interface{ Conn() *pgx.Conn } = (*Conn)(nil)

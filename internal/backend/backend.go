@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
@@ -30,12 +29,6 @@ type Backend struct {
 
 // Conn is pgx's own database/sql connection: its methods send what they always send, with the prologue in front.
 func (b *Backend) Conn() *stdlib.Conn { return b.conn }
-
-// Raw is the pgx connection under it, for the caller's own use. The backend is closed afterwards.
-func (b *Backend) Raw() *pgx.Conn {
-	b.raw = true
-	return b.conn.Conn()
-}
 
 // Arm puts s in force for the statements to come. It sends nothing.
 func (b *Backend) Arm(s *rls.Settings) {
@@ -175,8 +168,14 @@ func (b *Backend) OutsideTx(ctx context.Context) error {
 	}
 	w.used.discard = true
 	w.bare = true
-	args := [][]byte{[]byte(w.proto.guc), []byte(w.set.Tenant)}
-	text := "select set_config($1,$2,false)"
+	text, args := w.sessionSettings()
+	return b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err
+}
+
+// sessionSettings is a statement that puts the settings in force for the session.
+func (w *wire) sessionSettings() (text string, args [][]byte) {
+	args = [][]byte{[]byte(w.proto.guc), []byte(w.set.Tenant)}
+	text = "select set_config($1,$2,false)"
 	for i, step := range []string{"statement_timeout", "work_mem", "search_path", "role"} {
 		if i >= 2 && w.set.Role == "" {
 			break
@@ -187,7 +186,7 @@ func (b *Backend) OutsideTx(ctx context.Context) error {
 	if w.set.ReadOnly {
 		text += ", set_config('default_transaction_read_only','on',false)"
 	}
-	return b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err
+	return text, args
 }
 
 // InsideTx ends OutsideTx: from the next statement on, the prologue flies again.

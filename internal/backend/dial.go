@@ -60,6 +60,10 @@ func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, er
 		_ = b.conn.Close()
 		return nil, err
 	}
+	if b.wire.pooled && !b.wire.whole { // now that p.pooled is known, the second attempt is
+		_ = b.conn.Close()
+		return p.dial(ctx, key, s)
+	}
 	return b, nil
 }
 
@@ -87,9 +91,13 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 			cc.RuntimeParams["search_path"] = "pg_catalog, pg_temp"
 		}
 	}
+	cc.AfterNetConnect = wrapWrites(w, cc.AfterNetConnect, p.pooled.Load())
 	cc.BuildFrontend = func(r io.Reader, conn io.Writer) *pgproto3.Frontend {
 		// pgx calls it again for each address that it tries.
 		w.r, w.w = r, conn
+		if c, wrapped := conn.(*wrapped); wrapped {
+			w.w = c.Conn
+		}
 		w.lo, w.hi, w.raw, w.end, w.pass, w.skip = 0, 0, 0, 0, 0, 0
 		return pgproto3.NewFrontend(w, w)
 	}
@@ -103,7 +111,7 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 	}
 	now := time.Now()
 	b := &Backend{conn: conn, pg: conn.Conn().PgConn(), wire: w, key: key, born: now, expires: now.Add(p.cfg.lifetime())}
-	b.peek.attach(b.pg.Conn())
+	b.peek.attach(unwrap(b.pg.Conn()))
 	return b, nil
 }
 

@@ -21,8 +21,8 @@ type wire struct {
 	r io.Reader
 	w io.Writer
 
-	on    bool      // after the connection has been verified; before, bytes pass as they are
-	proto *protocol // nil until on
+	on, whole bool      // connected and verified (before, bytes pass as they are); and whatever pgx writes comes here
+	proto     *protocol // nil until on
 
 	// What the lease wants.
 	set     rls.Settings

@@ -47,16 +47,11 @@ func (b binaries) path(name string) string { return filepath.Join(b.dir, name) }
 
 // findServer returns the newest installation, or the one of the wanted major version.
 func findServer(ctx context.Context, major int) (binaries, error) {
-	found := map[string]bool{}
-	for _, dir := range candidateFolders(ctx) {
-		if dir == "" || found[dir] || !executable(filepath.Join(dir, "postgres")) || !executable(filepath.Join(dir, "initdb")) {
-			continue
-		}
-		found[dir] = true
-		b, err := inspect(ctx, dir)
-		if err != nil {
-			return binaries{}, err
-		}
+	all, err := inspectAll(ctx, candidateFolders(ctx))
+	if err != nil {
+		return binaries{}, err
+	}
+	for _, b := range all {
 		if major == 0 || b.major == major {
 			return b, nil
 		}
@@ -71,6 +66,42 @@ func findServer(ctx context.Context, major int) (binaries, error) {
 	}
 	return binaries{}, fmt.Errorf("pgtest: %s server: %w%s; run script/setup, or install it (apt-get install postgresql | dnf install "+
 		"postgresql-server | brew install postgresql), or set %s to the folder with initdb and postgres", name, ErrNotInstalled, where, binEnv)
+}
+
+// Majors returns the major versions that [Start] can start here, smallest first. With none, the error matches
+// ErrNotInstalled.
+func Majors(ctx context.Context) ([]int, error) {
+	if _, err := findServer(ctx, 0); err != nil {
+		return nil, err
+	}
+	all, err := inspectAll(ctx, candidateFolders(ctx))
+	if err != nil {
+		return nil, err
+	}
+	var majors []int
+	for _, b := range all {
+		majors = append(majors, b.major)
+	}
+	slices.Sort(majors)
+	return slices.Compact(majors), nil
+}
+
+// inspectAll returns the installations in those of the folders that have one.
+func inspectAll(ctx context.Context, dirs []string) ([]binaries, error) {
+	var all []binaries
+	found := map[string]bool{}
+	for _, dir := range dirs {
+		if dir == "" || found[dir] || !executable(filepath.Join(dir, "postgres")) || !executable(filepath.Join(dir, "initdb")) {
+			continue
+		}
+		found[dir] = true
+		b, err := inspect(ctx, dir)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	return all, nil
 }
 
 // candidateFolders lists folders in the order of preference. A set SHARDEDPG_PGBIN (a path list) is the only source: who

@@ -1,0 +1,180 @@
+package conformance_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/conformance"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
+)
+
+// One run instead of all, for looking at one server, pooler and execution mode.
+var (
+	pooler = flag.String("conformance.pooler", "", "one run only: direct, session or transaction")
+	major  = flag.Int("conformance.major", 0, "of the server of that run; 0: the newest installed")
+	mode   = flag.String("conformance.mode", "", "default_query_exec_mode of that run")
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+
+func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers; run without -short")
+	}
+	if *pooler != "" {
+		conformance.Run(t, newRig(t, *major, conformance.Pooler(strings.TrimPrefix(*pooler, "direct")), *mode).harness)
+		return
+	}
+	majors, err := pgtest.Majors(t.Context())
+	require.NoError(t, err)
+	oldest, newest := slices.Min(majors), slices.Max(majors)
+	for _, m := range slices.Compact([]int{oldest, newest}) {
+		t.Run(fmt.Sprintf("PostgreSQL %d direct", m), func(t *testing.T) {
+			t.Parallel()
+			conformance.Run(t, newRig(t, m, conformance.Direct, "").harness)
+		})
+		t.Run(fmt.Sprintf("PostgreSQL %d behind PgBouncer", m), func(t *testing.T) {
+			t.Parallel()
+			conformance.Run(t, newRig(t, m, conformance.TransactionPooling, "exec").harness)
+		})
+	}
+}
+
+// rig is this repository's driver on a server of its own, the way the suite wants it.
+type rig struct {
+	server     *pgtest.Server
+	home, away string // databases
+	proxy      *pgtest.Proxy
+	harness    conformance.Harness
+
+	mu       sync.Mutex
+	bouncers map[int]*pgtest.Bouncer // by pool size
+}
+
+func newRig(t *testing.T, major int, pooler conformance.Pooler, mode string) *rig {
+	t.Helper()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "conformance", Major: major})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Stop()) })
+	require.NoError(t, server.Exec(t.Context(), "postgres", "create role app login noinherit", "create database home", "create database away"))
+	r := &rig{server: server, home: "home", away: "away", bouncers: map[int]*pgtest.Bouncer{}}
+	t.Cleanup(func() {
+		for _, b := range r.bouncers {
+			require.NoError(t, b.Stop())
+		}
+	})
+	admin := func(database string) *sql.DB {
+		db, err := sql.Open("pgx", server.DSN("postgres", database))
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = db.Close() })
+		return db
+	}
+	r.harness = conformance.Harness{
+		Open: r.open, A: "acme", B: "globex", C: "elsewhere",
+		Home: admin(r.home), Away: admin(r.away), Login: "app", ExecMode: mode, Pooler: pooler,
+		Limited:  conformance.Limited{Tenant: "limited", StatementTimeout: 200 * time.Millisecond, WorkMemKB: 1 << 10},
+		First:    conformance.SchemaTenant{Tenant: "first", Schema: "tenant_first", Role: "tenant_first"},
+		Second:   conformance.SchemaTenant{Tenant: "second", Schema: "tenant_second", Role: "tenant_second"},
+		Missing:  conformance.SchemaTenant{Tenant: "missing", Schema: "tenant_missing", Role: "tenant_missing"},
+		Disabled: "disabled", ReadOnly: "readonly",
+		Cut: r.cut,
+	}
+	return r
+}
+
+// upstream is what the driver connects to: the server, or a pooler with as many connections as the driver may use.
+func (r *rig) upstream(t testing.TB, conns int) pgtest.Upstream {
+	t.Helper()
+	if r.harness.Pooler == conformance.Direct {
+		return r.server
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bouncers[conns] == nil {
+		b, err := pgtest.StartBouncer(t.Context(), r.server, pgtest.BouncerOptions{Mode: string(r.harness.Pooler), PoolSize: conns})
+		require.NoError(t, err)
+		r.bouncers[conns] = b
+	}
+	return r.bouncers[conns]
+}
+
+func (r *rig) cut(t testing.TB, down bool) {
+	t.Helper()
+	r.proxy.Refuse(down)
+	r.proxy.Cut()
+}
+
+func (r *rig) open(t testing.TB, o conformance.Options) *sql.DB {
+	t.Helper()
+	up := r.upstream(t, o.Conns)
+	if o.Breakable {
+		proxy, err := pgtest.StartProxy(t.Context(), up)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, proxy.Stop()) })
+		r.proxy, up = proxy, proxy
+	}
+	dsn := func(database string) string {
+		text := up.(interface {
+			DSN(user, database string) string
+		}).DSN("app", database)
+		if o.ExecMode != "" {
+			text += " default_query_exec_mode=" + o.ExecMode
+		}
+		return text
+	}
+	var store registry.Store = r.registry(t, dsn(r.home), dsn(r.away))
+	if o.RegistryDown {
+		store = unreachable{store}
+	}
+	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: o.Conns, AcquireTimeout: o.AcquireTimeout})
+	require.NoError(t, err)
+	return sql.OpenDB(connector)
+}
+
+func (r *rig) registry(t testing.TB, home, away string) *registry.Static {
+	t.Helper()
+	h := &r.harness
+	schema := func(s conformance.SchemaTenant) registry.Tenant {
+		return registry.Tenant{ID: s.Tenant, Shard: "home", Plan: "roomy", Model: resolver.ModelSchema, Schema: s.Schema, Role: s.Role}
+	}
+	store, err := registry.NewStatic(registry.Fleet{
+		Shards: []registry.Shard{{Name: "home", DSN: home}, {Name: "away", DSN: away}},
+		Plans: []registry.Plan{
+			{Name: "roomy", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10, MaxConns: 100, Weight: 1},
+			{Name: "tight", StatementTimeout: h.Limited.StatementTimeout, WorkMemKB: h.Limited.WorkMemKB, MaxConns: 100, Weight: 1},
+		},
+		Tenants: []registry.Tenant{
+			{ID: h.A, Shard: "home", Plan: "roomy"},
+			{ID: h.B, Shard: "home", Plan: "roomy"},
+			{ID: h.C, Shard: "away", Plan: "roomy"},
+			{ID: h.Limited.Tenant, Shard: "home", Plan: "tight"},
+			{ID: h.Disabled, Shard: "home", Plan: "roomy", State: resolver.StateDisabled},
+			{ID: h.ReadOnly, Shard: "home", Plan: "roomy", State: resolver.StateReadOnly},
+			schema(h.First), schema(h.Second), schema(h.Missing),
+		},
+	})
+	require.NoError(t, err)
+	return store
+}
+
+// unreachable is a registry that nobody answers for.
+type unreachable struct{ registry.Store }
+
+func (unreachable) Lookup(context.Context, string) (*resolver.Route, error) {
+	return nil, errors.New("no route to host")
+}

@@ -1,0 +1,60 @@
+package backend
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// wrapped is a connection whose every write goes through the wire. pgx writes to its frontend, which is the wire, with one
+// exception: pgconn.ExecBatch, which pgx's SendBatch uses in the mode exec, writes to the connection itself.
+type wrapped struct {
+	net.Conn
+	wire *wire
+}
+
+func (c *wrapped) Write(p []byte) (int, error) { return c.wire.Write(p) }
+
+// wrapWrites returns an AfterNetConnect that wraps what next leaves. A TLS connection stays as it is, because pgx needs the
+// concrete type for channel binding: such a backend is not whole, and Raw takes care of that. Poolers know no channel
+// binding, so behind one nothing is lost.
+func wrapWrites(w *wire, next netHook, pooled bool) netHook {
+	return func(ctx context.Context, cfg *pgconn.Config, conn net.Conn) (net.Conn, error) {
+		if next != nil {
+			var err error
+			if conn, err = next(ctx, cfg, conn); err != nil {
+				return conn, err
+			}
+		}
+		_, secure := conn.(*tls.Conn)
+		if w.whole = pooled || !secure; !w.whole {
+			return conn, nil
+		}
+		return &wrapped{conn, w}, nil
+	}
+}
+
+type netHook = func(ctx context.Context, cfg *pgconn.Config, conn net.Conn) (net.Conn, error)
+
+func unwrap(conn net.Conn) net.Conn {
+	if c, ok := conn.(*wrapped); ok {
+		return c.Conn
+	}
+	return conn
+}
+
+// Raw is the pgx connection under the backend, for the caller's own use. The backend is closed afterwards. Where a batch
+// could be written past the wire, the settings are put in force for the session first.
+func (b *Backend) Raw(ctx context.Context) (*pgx.Conn, error) {
+	b.raw = true
+	if !b.wire.whole && b.wire.status != 'E' {
+		text, args := b.wire.sessionSettings()
+		if err := b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err; err != nil {
+			return nil, err
+		}
+	}
+	return b.conn.Conn(), nil
+}
