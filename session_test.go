@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"sync"
 	"testing"
 
@@ -13,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 func TestOneStmtIsUsedByManyGoroutinesOfTwoTenants(t *testing.T) {
@@ -219,6 +223,59 @@ func TestRawWithinATxRunsInTheTx(t *testing.T) {
 	require.NoError(t, tx.Rollback())
 	require.NoError(t, conn.Close())
 	f.requireOwnRows()
+}
+
+// Over TLS pgx needs the connection for itself, for channel binding, and writes the batches of one mode past everything that
+// stands in between.
+func TestATenantHasItsRowsOverTLSInEveryMode(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "tls", TCP: true, TLS: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Stop()) })
+	require.NoError(t, server.Exec(t.Context(), "postgres", rolesSQL))
+	database := server.NewDatabase(t, tablesSQL)
+	host, port, err := net.SplitHostPort(server.Addr())
+	require.NoError(t, err)
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, fleetOptions{routes: func(f *fleet, routes map[string]*resolver.Route) {
+				for _, route := range routes {
+					route.Shard.DSN = fmt.Sprintf("host=%s port=%s user=app dbname=%s sslmode=require default_query_exec_mode=%s",
+						host, port, database, mode)
+				}
+			}})
+			for range 3 {
+				f.requireNotes(f.a, f.db, notesOfA)
+				f.requireNotes(f.b, f.db, notesOfB)
+			}
+			require.True(t, value[bool](t, f.b, f.db, "select ssl from pg_stat_ssl where pid = pg_backend_pid()"))
+			_, err := f.db.ExecContext(f.a, "select set_config('app.left', 'of a', false)")
+			require.NoError(t, err)
+			conn := f.conn(f.b)
+			f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+				require.Equal(t, mode, strings.ReplaceAll(c.Config().DefaultQueryExecMode.String(), " ", "_"))
+				b := &pgx.Batch{}
+				for range 2 {
+					b.Queue("select string_agg(note, ',' order by id), coalesce(current_setting('app.left', true), '') from orders where id > $1", 0).
+						QueryRow(func(row pgx.Row) error {
+							var notes, left string
+							require.NoError(t, row.Scan(&notes, &left))
+							require.Equal(t, []string{notesOfB, ""}, []string{notes, left})
+							return nil
+						})
+				}
+				require.NoError(t, c.SendBatch(ctx, b).Close())
+				tx, err := c.Begin(ctx)
+				require.NoError(t, err)
+				require.NoError(t, tx.SendBatch(ctx, b).Close())
+				require.NoError(t, tx.Rollback(ctx))
+				return c.SendBatch(ctx, b).Close()
+			})
+			require.NoError(t, conn.Close())
+			f.requireNotes(f.a, f.db, notesOfA)
+		})
+	}
 }
 
 func TestRawWithoutATenantGivesNoConnection(t *testing.T) {

@@ -26,6 +26,7 @@ type Options struct {
 	Settings map[string]string // postgresql.conf settings on top of, or instead of, the defaults
 	Major    int               // major version; 0 = the newest found
 	TCP      bool              // listen on a free port of 127.0.0.1, too; see Server.Addr
+	TLS      bool              // offer TLS there, with a certificate that nobody else has signed
 }
 
 // Server is a running PostgreSQL cluster with the superuser postgres and trust authentication. All methods are safe for
@@ -83,7 +84,15 @@ func start(ctx context.Context, o Options, fill func(context.Context, *Server) e
 			return nil, errors.Join(err, dir.remove())
 		}
 	}
-	s.args = s.arguments(o.Settings)
+	settings := o.Settings
+	if o.TLS {
+		if err := s.makeCertificate(); err != nil {
+			return nil, errors.Join(err, dir.remove())
+		}
+		settings = map[string]string{"ssl": "on", "ssl_cert_file": s.certificate(), "ssl_key_file": s.key()}
+		maps.Copy(settings, o.Settings)
+	}
+	s.args = s.arguments(settings)
 	if err := s.launch(ctx); err != nil {
 		return nil, errors.Join(err, dir.remove())
 	}
