@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
 )
 
 // What a tenant leaves on a connection does not reach the next one.
@@ -16,8 +18,7 @@ func sessions() []scenario {
 		{name: "advisory locks end with the checkout", run: advisoryLocks},
 		{name: "sequence values stay with their tenant", run: sequenceValues},
 		{name: "cursors WITH HOLD stay with their tenant", run: heldCursors},
-		{name: "statements prepared by SQL stay with their tenant", run: preparedBySQL, skip: direct(
-			"a pooler's other clients may prepare statements on the same server connection, so they must stay")},
+		{name: "statements prepared by SQL stay with their tenant", run: preparedBySQL},
 		{name: "a forged cached statement is not run", run: forgedStatements, skip: direct(
 			"behind a pooler no statement is named by the driver, and those that the pooler names are its own to protect")},
 		{name: "roles end with the checkout", run: roles},
@@ -94,8 +95,8 @@ func (s *scene) inTx(ctx context.Context, query string) {
 func resetAndDiscard(s *scene) {
 	s.ownRows()
 	for _, query := range []string{"reset all", "discard all", "discard plans", "discard temp", "discard sequences", "deallocate all"} {
-		if query == "discard all" && s.h.Pooler != Direct {
-			continue // refuses a transaction block, as everything behind a pooler is one
+		if (query == "discard all" || query == "deallocate all") && s.h.Pooler != Direct {
+			continue // one refuses a transaction block, as everything behind a pooler is one; the driver refuses the other
 		}
 		for range 3 {
 			s.exec(s.a, s.db, query)
@@ -176,6 +177,13 @@ func heldCursors(s *scene) {
 }
 
 func preparedBySQL(s *scene) {
+	if s.h.Pooler != Direct { // the server connection is shared with programs that nobody resets
+		for _, query := range []string{"prepare p as select 1", "execute p", "deallocate p", "deallocate all", "select 1; execute p"} {
+			s.is(execErr(s.a, s.db, query), shardedpg.ErrStatementRefused, "%s", query)
+		}
+		s.ownRows()
+		return
+	}
 	for _, query := range []string{
 		"prepare p as select 1", "do $$begin execute 'prepare p as select 1'; end$$", "select hidden_exec('prepare p as select 1')",
 		"select 1; prepare p as select 1",
