@@ -20,8 +20,10 @@ var cancellation = []scenario{
 	{name: "a transaction cancelled with open rows leaves nothing", run: cancelledRows},
 	{name: "a context that has ended sends nothing", run: endedBefore},
 	{name: "a cancelled wait for a connection takes none", run: cancelledWait},
-	{name: "cancelled statements hold their connection until the server lets go", run: boundedByConns, conns: 2,
-		skip: direct("the pooler, and not the driver, decides how many server connections there are")},
+	{
+		name: "cancelled statements hold their connection until the server lets go", run: boundedByConns, conns: 2,
+		skip: direct("the pooler, and not the driver, decides how many server connections there are"),
+	},
 }
 
 func neverHitsNext(s *scene) {

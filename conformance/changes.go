@@ -32,7 +32,8 @@ func (s *scene) changing() {
 // columns counts those of the one row that a tenant sees; foreign rows are an error.
 func columns(ctx context.Context, q interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}) (int, error) {
+},
+) (int, error) {
 	rows, err := q.QueryContext(ctx, wideSQL, 0)
 	if err != nil {
 		return 0, err

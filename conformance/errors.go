@@ -34,14 +34,20 @@ var refusals = []refusal{
 		tx := s.begin(s.a)
 		return errors.Join(execErr(s.b, tx, "select $1 as "+secretSQL, secretArgument), tx.Rollback())
 	}},
-	{name: "ErrTenantNotFound", sentinel: shardedpg.ErrTenantNotFound, provoke: func(s *scene) error { return try(s, s.db, NoSuchTenant) },
-		tenant: func(*Harness) string { return NoSuchTenant }},
-	{name: "ErrTenantDisabled", sentinel: shardedpg.ErrTenantDisabled, provoke: func(s *scene) error { return try(s, s.db, s.h.Disabled) },
-		tenant: func(h *Harness) string { return h.Disabled }},
-	{name: "ErrTenantReadOnly", sentinel: shardedpg.ErrTenantReadOnly, tenant: func(h *Harness) string { return h.ReadOnly },
+	{
+		name: "ErrTenantNotFound", sentinel: shardedpg.ErrTenantNotFound, provoke: func(s *scene) error { return try(s, s.db, NoSuchTenant) },
+		tenant: func(*Harness) string { return NoSuchTenant },
+	},
+	{
+		name: "ErrTenantDisabled", sentinel: shardedpg.ErrTenantDisabled, provoke: func(s *scene) error { return try(s, s.db, s.h.Disabled) },
+		tenant: func(h *Harness) string { return h.Disabled },
+	},
+	{
+		name: "ErrTenantReadOnly", sentinel: shardedpg.ErrTenantReadOnly, tenant: func(h *Harness) string { return h.ReadOnly },
 		provoke: func(s *scene) error {
 			return execErr(s.tenant(s.h.ReadOnly), s.db, "insert into orders (note) values ($1) -- "+secretSQL, secretArgument)
-		}},
+		},
+	},
 	{name: "ErrShardBusy", sentinel: shardedpg.ErrShardBusy, tenant: b, provoke: func(s *scene) error {
 		db := s.open(Options{Conns: 1, ExecMode: s.h.ExecMode, AcquireTimeout: time.Millisecond})
 		tx, err := db.BeginTx(s.a, nil)
@@ -64,8 +70,10 @@ var refusals = []refusal{
 	{name: "ErrStatementRefused", sentinel: shardedpg.ErrStatementRefused, tenant: a, provoke: func(s *scene) error {
 		return execErr(s.a, s.db, "alter role app password '"+secretArgument+"' /* "+secretSQL+" */")
 	}},
-	{name: "ErrPrologue", sentinel: shardedpg.ErrPrologue, tenant: func(h *Harness) string { return h.Missing.Tenant },
-		provoke: func(s *scene) error { return try(s, s.db, s.h.Missing.Tenant) }}, // its role does not exist
+	{
+		name: "ErrPrologue", sentinel: shardedpg.ErrPrologue, tenant: func(h *Harness) string { return h.Missing.Tenant },
+		provoke: func(s *scene) error { return try(s, s.db, s.h.Missing.Tenant) },
+	}, // its role does not exist
 }
 
 func a(h *Harness) string { return h.A }
