@@ -21,6 +21,7 @@ var nasty = []step{
 	{"BEGIN alone", 5, (*worker).loneBegin},
 	{"BEGIN left open", 1, (*worker).openBegin},
 	{"statement that refuses transactions", 1, (*worker).vacuum},
+	{"batch of pgx's own", 2, (*worker).batch},
 }
 
 // leave uses statements that a reader of the text can recognise.
@@ -180,6 +181,48 @@ func (w *worker) openBegin() error {
 		return err
 	}
 	return w.exec(conn, w.insertText(), token)
+}
+
+// batch is written by pgx to the connection itself in the mode exec, which is that of the pooler's phase.
+func (w *worker) batch() error {
+	conn, err := w.db.Conn(w.ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(c any) error {
+		raw := c.(interface{ Conn() *pgx.Conn }).Conn()
+		if raw == nil { // Raw has no error to say why
+			return nil
+		}
+		b := &pgx.Batch{}
+		query := "select tenant_id from " + w.tn.table + " where id <= $1"
+		for range 2 {
+			b.Queue(query, int64(seeds))
+		}
+		results := raw.SendBatch(w.ctx, b)
+		for range 2 {
+			w.statements.Add(1)
+			rows, err := results.Query()
+			if err != nil {
+				_ = results.Close()
+				return err
+			}
+			if err := w.look(pgxRows{rows}, sight{rows: seeds}, query); err != nil {
+				_ = results.Close()
+				return err
+			}
+		}
+		return results.Close()
+	})
+}
+
+// pgxRows are pgx's rows with the Close of database/sql's.
+type pgxRows struct{ pgx.Rows }
+
+func (r pgxRows) Close() error {
+	r.Rows.Close()
+	return r.Err()
 }
 
 func (w *worker) vacuum() error {

@@ -225,7 +225,15 @@ func (w *worker) see(q querier, s sight, query string, args ...any) error {
 	return w.look(rows, s, query)
 }
 
-func (w *worker) look(rows *sql.Rows, s sight, query string) error {
+// rows are those of database/sql or pgx.
+type rows interface {
+	Next() bool
+	Scan(into ...any) error
+	Err() error
+	Close() error
+}
+
+func (w *worker) look(rows rows, s sight, query string) error {
 	defer rows.Close()
 	n := 0
 	for rows.Next() {

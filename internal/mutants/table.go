@@ -82,6 +82,9 @@ func Table() []Mutant {
 		{"prologue not repeated after ROLLBACK TO", "pair", false, []Edit{
 			{flights, "	if flags&(sqllex.RollbackTo|sqllex.TxControl) != 0 {", "	if flags&sqllex.TxControl != 0 {"},
 		}, ""},
+		{"batches that pgx writes past the flight", "pooler", false, []Edit{
+			{flights, "		return &wrapped{conn, w}, nil\n", "		return conn, nil\n"},
+		}, ""},
 		{"statement run again because pgx calls a lost answer safe to retry", "", false, []Edit{
 			{root, "	if l.backend.Unanswered() && unsent {", "	if false && unsent {"},
 		}, "TestStatementIsNotRunAgainWhenItsAnswerIsLost"},
