@@ -18,6 +18,11 @@ func NewTestWire(r io.Reader, out io.Writer, tenant string) *TestWire {
 	}}
 }
 
+// BehindPooler makes the wire one of a backend behind a pooler.
+func (t *TestWire) BehindPooler() {
+	t.w.pooled, t.w.proto = true, newProtocol(rls.DefaultGUC, false)
+}
+
 func (t *TestWire) Read(p []byte) (int, error)  { return t.w.Read(p) }
 func (t *TestWire) Write(p []byte) (int, error) { return t.w.Write(p) }
 

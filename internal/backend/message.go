@@ -3,6 +3,10 @@ package backend
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/sharded-pg/sharded-pg/internal/sqllex"
 )
@@ -69,6 +73,26 @@ func closers(p []byte) (n int) {
 		p = p[size:]
 	}
 	return n
+}
+
+// appendExtended appends a Query's text as messages of the extended protocol, statement by statement. The server answers them
+// with one ReadyForQuery, at the Sync behind them. A pooler gives the server connection to the next client at the first one
+// that it sees, and the second one of a Query and a Sync would be that client's, with all that follows.
+func appendExtended(dst, text []byte) []byte {
+	for start := 0; start < len(text); {
+		v := sqllex.ScanBytes(text[start:])
+		if v.Has(sqllex.Empty) {
+			break
+		}
+		// Blanks in front keep positions in errors right. They are counted in characters.
+		padded := strings.Repeat(" ", utf8.RuneCount(text[:start])) + string(text[start:start+v.FirstEnd])
+		dst = appendParse(dst, "", padded, 0)
+		dst = must((&pgproto3.Bind{}).Encode(dst))
+		dst = must((&pgproto3.Describe{ObjectType: 'P'}).Encode(dst))
+		dst = append(dst, executeUnnamed...)
+		start += v.FirstEnd
+	}
+	return dst
 }
 
 // passes reports whether p holds only messages that end no segment and need nothing in front: COPY data and its end, and

@@ -144,6 +144,8 @@ func (w *wire) forward(m []byte) bool {
 			return true
 		}
 		return !ours && !seg.query
+	case 'n':
+		return !ours && !seg.query // a Query that was sent in other messages
 	}
 	return !ours
 }

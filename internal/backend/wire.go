@@ -171,11 +171,15 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 				if first {
 					out, m = w.front(out, seg, m, rest, flags, text)
 				}
-				out = append(out, m...)
-				if seg.drop+seg.drop2 > 0 || seg.pass > 0 {
+				switch {
+				case seg.drop+seg.drop2 == 0 && seg.pass == 0:
+					out = append(out, m...)
+				case w.pooled && flags&sqllex.CopyIn == 0:
+					out = append(appendExtended(out, cstring(m[5:])), syncMessage...)
+				default:
 					// An error in front makes the server skip to the next Sync, over the Query: it needs one.
 					seg.twice = true
-					out = append(out, syncMessage...)
+					out = append(append(out, m...), syncMessage...)
 				}
 				w.note(flags)
 				w.open = false

@@ -2,7 +2,9 @@ package backend_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -100,6 +102,43 @@ func FuzzReply(f *testing.F) {
 		require.Equal(t, whole, cut)
 		require.LessOrEqual(t, len(whole), len(reply))
 	})
+}
+
+// A pooler gives the server connection away at the first ReadyForQuery that it sees. What answers with two is a Query with a
+// Sync behind it, and how often the second one reaches somebody else is up to the scheduler, so no test of the whole can
+// be sure to notice.
+func TestBehindAPoolerAFlightIsAnsweredByOneReadyForQuery(t *testing.T) {
+	t.Parallel()
+	for text, statements := range map[string][]string{
+		"select 1":                {"select 1"},
+		"select 1; select ';' ; ": {"select 1;", "select ';' ;"},
+		"-- é\ninsert into t values (1);;\nselect": {"-- é\ninsert into t values (1);", ";\nselect"},
+		"begin; select 1; commit":                  {"begin;", "select 1;", "commit"},
+	} {
+		var sent bytes.Buffer
+		w := backend.NewTestWire(bytes.NewReader(nil), &sent, "acme")
+		w.BehindPooler()
+		_, err := w.Write(bytesOf(t, &pgproto3.Query{String: text}))
+		require.NoError(t, err)
+		var parsed []string
+		ends := 0
+		for rest := sent.Bytes(); len(rest) > 0; {
+			size := 1 + int(binary.BigEndian.Uint32(rest[1:]))
+			switch rest[0] {
+			case 'S', 'Q':
+				ends++
+			case 'P':
+				var m pgproto3.Parse
+				require.NoError(t, m.Decode(rest[5:size]))
+				parsed = append(parsed, strings.TrimLeft(m.Query, " "))
+			}
+			rest = rest[size:]
+		}
+		require.Equal(t, 1, ends, text)
+		for _, statement := range statements {
+			require.Contains(t, parsed, statement, text)
+		}
+	}
 }
 
 type chunks struct {

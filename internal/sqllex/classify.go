@@ -47,6 +47,8 @@ const (
 	Discard
 	// SQLPrepared means: any statement is PREPARE, EXECUTE or DEALLOCATE of a statement that SQL has named.
 	SQLPrepared
+	// CopyIn means: any statement is COPY … FROM.
+	CopyIn
 	// DropsPrepared means: any statement is DISCARD ALL or DEALLOCATE ALL.
 	DropsPrepared
 	// ClusterWide means: any statement is CREATE, ALTER or DROP of a role, database or
@@ -290,7 +292,7 @@ func (st *statement) flags() Flags {
 		return st.ddlFlags()
 	case wCopy:
 		if st.copyFrom {
-			return Writes | StrictRefused
+			return CopyIn | Writes | StrictRefused
 		}
 	case wWriter:
 		return Writes | StrictRefused

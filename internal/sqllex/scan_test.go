@@ -21,6 +21,7 @@ const (
 	writes   = sqllex.Writes
 	discard  = sqllex.Discard
 	byName   = sqllex.SQLPrepared
+	copyIn   = sqllex.CopyIn
 	drops    = sqllex.DropsPrepared
 	cluster  = sqllex.ClusterWide
 	refused  = sqllex.StrictRefused
@@ -148,8 +149,8 @@ var verdicts = []struct {
 	{"create table temp(a int)", writes | refused},
 	{"truncate t", writes | refused},
 	{"vacuum t", writes | refused},
-	{"copy t from stdin", writes | refused},
-	{"copy t (a, b) from stdin", writes | refused},
+	{"copy t from stdin", copyIn | writes | refused},
+	{"copy t (a, b) from stdin", copyIn | writes | refused},
 	{"copy t to stdout", refused},
 	{"copy (select a from t) to stdout", refused},
 	{"do $$ begin end $$", refused},
@@ -296,7 +297,7 @@ func BenchmarkScan(b *testing.B) {
 
 var flagNames = []string{
 	"Empty", "Multi", "Plain", "Begin", "End", "RollbackTo", "TxControl", "SetTransaction",
-	"Writes", "Discard", "SQLPrepared", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated",
+	"Writes", "Discard", "SQLPrepared", "CopyIn", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated",
 }
 
 func names(f sqllex.Flags) string {
