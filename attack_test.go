@@ -123,19 +123,15 @@ func TestSetTransactionInFrontOfAStringDoesNotTakeTheTenantAway(t *testing.T) {
 
 func TestABatchMayBeginWithBegin(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, fleetOptions{})
-	for _, mode := range []pgx.QueryExecMode{
-		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec,
-		pgx.QueryExecModeSimpleProtocol,
-	} {
-		t.Run(mode.String(), func(t *testing.T) {
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		t.Run(mode, func(t *testing.T) {
+			f := newFleet(t, fleetOptions{dsn: "default_query_exec_mode=" + mode})
 			f.requireNotes(f.b, f.db, notesOfB)
 			conn := f.conn(f.a)
 			f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
-				c.Config().DefaultQueryExecMode = mode
 				b := &pgx.Batch{}
 				b.Queue("begin")
-				b.Queue("insert into orders (note) values ($1)", mode.String())
+				b.Queue("insert into orders (note) values ($1)", mode)
 				b.Queue("select " + "string_agg(note, ',' order by id) from orders where note like 'A-%' or tenant_id = 'globex'").
 					QueryRow(func(row pgx.Row) error {
 						var got string
@@ -147,19 +143,18 @@ func TestABatchMayBeginWithBegin(t *testing.T) {
 				return c.SendBatch(ctx, b).Close()
 			})
 			require.NoError(t, conn.Close())
-			require.Equal(t, 1, f.count(mode.String()))
+			require.Equal(t, 1, f.count(mode))
 		})
 	}
 }
 
 func TestABatchMayBeginWithAnEmptyQuery(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, fleetOptions{})
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
+	for _, mode := range []string{"cache_statement", "exec"} {
+		f := newFleet(t, fleetOptions{dsn: "default_query_exec_mode=" + mode})
 		f.requireNotes(f.b, f.db, notesOfB)
 		conn := f.conn(f.a)
 		f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
-			c.Config().DefaultQueryExecMode = mode
 			b := &pgx.Batch{}
 			b.Queue("-- nothing")
 			b.Queue("select $1::text", "x").QueryRow(func(row pgx.Row) error {
