@@ -1,0 +1,73 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// examples are shown by --help of each command; a test runs each through the parser.
+var examples = map[string][]string{
+	"registry init":      {`shardedpg registry init`},
+	"registry status":    {`shardedpg registry status`, `shardedpg registry status -o json`},
+	"registry apply":     {`shardedpg registry apply -f fleet.yaml --dry-run`, `shardedpg registry apply -f fleet.yaml`},
+	"registry export":    {`shardedpg registry export > fleet.yaml`},
+	"registry audit-log": {`shardedpg registry audit-log --kind tenant --subject acme`},
+
+	"shard add": {
+		`shardedpg shard add eu1 --dsn 'host=eu1 user=app dbname=app password=${EU1_PASSWORD}' --admin-dsn 'host=eu1 user=admin dbname=app password=${EU1_ADMIN}' --region eu`,
+	},
+	"shard list":    {`shardedpg shard list`},
+	"shard show":    {`shardedpg shard show eu1`},
+	"shard full":    {`shardedpg shard full eu1 --reason 'disk at 80%'`},
+	"shard open":    {`shardedpg shard open eu1`},
+	"shard drain":   {`shardedpg shard drain eu1 --reason 'hardware is replaced'`},
+	"shard remove":  {`shardedpg shard remove eu1`},
+	"shard health":  {`shardedpg shard health`, `shardedpg shard health eu1 -o json`},
+	"shard set-dsn": {`shardedpg shard set-dsn eu1 --dsn 'host=eu1b user=app dbname=app password=${EU1_PASSWORD}' --reason failover`},
+
+	"tenant add": {
+		`shardedpg tenant add acme --plan growth`,
+		`shardedpg tenant add acme --shard eu1 --model schema`,
+		`shardedpg tenant add -f ids.txt --strategy smallest --dry-run`,
+	},
+	"tenant list":      {`shardedpg tenant list --shard eu1 --state disabled`, `shardedpg tenant list --limit 1000 --after acme -o json`},
+	"tenant show":      {`shardedpg tenant show acme`},
+	"tenant enable":    {`shardedpg tenant enable acme`},
+	"tenant disable":   {`shardedpg tenant disable acme`},
+	"tenant readonly":  {`shardedpg tenant readonly acme`},
+	"tenant plan":      {`shardedpg tenant plan acme growth`},
+	"tenant override":  {`shardedpg tenant override acme --statement-timeout 2m --for 24h --reason 'year-end report'`, `shardedpg tenant override acme --clear`},
+	"tenant slug":      {`shardedpg tenant slug 7c9e6679-7425-40de-944b-e07fc1f90ae7 acme`},
+	"tenant provision": {`shardedpg tenant provision acme`},
+	"tenant remove":    {`shardedpg tenant remove acme`},
+	"tenant purge":     {`shardedpg tenant purge acme --dry-run`, `shardedpg tenant purge acme`},
+
+	"plan list": {`shardedpg plan list`},
+	"plan set": {
+		`shardedpg plan set trial --statement-timeout 2s --work-mem 4MB --max-conns 1`,
+		`shardedpg plan set growth --work-mem 128MB --dry-run`,
+	},
+	"completion": {`source <(shardedpg completion bash)`},
+}
+
+// addExamples gives each command its examples.
+func addExamples(parser *kong.Kong) error {
+	for _, node := range parser.Model.Leaves(false) {
+		word := "Example:"
+		all := examples[commandPath(node)]
+		if len(all) > 1 {
+			word = "Examples:"
+		}
+		node.Detail = strings.TrimSpace(node.Detail + "\n\n" + word + "\n\n    " + strings.Join(all, "\n    "))
+	}
+	return nil
+}
+
+// commandPath is the words of a command behind the program's name.
+func commandPath(node *kong.Node) string {
+	if node.Parent == nil {
+		return ""
+	}
+	return strings.TrimSpace(commandPath(node.Parent) + " " + node.Name)
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands is the command line. What each command is for is said here once, and shown by --help.
+type commands struct {
+	Registry string `env:"SHARDEDPG_REGISTRY" placeholder:"DSN" help:"The registry's PostgreSQL URL or keyword/value string, the one that programs open. Other users of this machine see command lines: prefer the environment."`
+	Output   string `short:"o" enum:"table,json" default:"table" help:"table for people, json for programs."`
+
+	RegistryCommands struct {
+		Init     registryInit     `cmd:"" help:"Create the registry's tables, or bring them to this version."`
+		Status   registryStatus   `cmd:"" help:"Show shards, how full they are and what plans promise there."`
+		Apply    registryApply    `cmd:"" help:"Make the registry hold what a fleet file says, all of it or nothing."`
+		Export   registryExport   `cmd:"" help:"Write the registry as a fleet file."`
+		AuditLog registryAuditLog `cmd:"" help:"Show who changed what, newest first."`
+	} `cmd:"" name:"registry" help:"The registry itself."`
+
+	Shard struct {
+		Add    shardAdd    `cmd:"" help:"Connect to a server and add it as a shard."`
+		List   shardList   `cmd:"" help:"List shards and the number of their tenants."`
+		Show   shardShow   `cmd:"" help:"Show one shard."`
+		Full   shardFull   `cmd:"" help:"Close a shard for new tenants."`
+		Open   shardOpen   `cmd:"" help:"Open a shard for new tenants."`
+		Drain  shardDrain  `cmd:"" help:"Close a shard for new tenants because those on it shall move away. Moves nobody."`
+		Remove shardRemove `cmd:"" help:"Take a shard without tenants out of the registry. Touches nothing on the server."`
+		Health shardHealth `cmd:"" help:"Look at the servers of shards; fails if there is a problem."`
+		SetDSN shardSetDSN `cmd:"" name:"set-dsn" help:"Connect to another server or login, and use it for a shard from now on."`
+	} `cmd:"" help:"Servers that hold tenants."`
+
+	Tenant struct {
+		Add       tenantAdd       `cmd:"" help:"Add tenants, make what their model needs on their shards, and let them run statements."`
+		List      tenantList      `cmd:"" help:"List tenants by ID, a page at a time."`
+		Show      tenantShow      `cmd:"" help:"Show one tenant."`
+		Enable    tenantEnable    `cmd:"" help:"Let a disabled, read-only or removed tenant run statements again."`
+		Disable   tenantDisable   `cmd:"" help:"Refuse a tenant's statements."`
+		ReadOnly  tenantReadOnly  `cmd:"" name:"readonly" help:"Refuse a tenant's writes."`
+		Plan      tenantPlan      `cmd:"" help:"Put a tenant on another plan."`
+		Override  tenantOverride  `cmd:"" help:"Replace limits of one tenant's plan, for a while or for good."`
+		Slug      tenantSlug      `cmd:"" help:"Give a tenant a second name for people. Nothing is routed by it."`
+		Provision tenantProvision `cmd:"" help:"Make what a tenant's model needs on its shard, or what is missing of it."`
+		Remove    tenantRemove    `cmd:"" help:"Take a tenant out of the registry's answers. Its data stay, and enable brings it back."`
+		Purge     tenantPurge     `cmd:"" help:"Destroy a tenant's data for good."`
+	} `cmd:"" help:"Customers: where they live and what they may."`
+
+	Plan struct {
+		List planList `cmd:"" help:"List plans."`
+		Set  planSet  `cmd:"" help:"Add a plan or change its limits."`
+	} `cmd:"" help:"Tiers of tenants: their limits."`
+
+	Completion completion `cmd:"" help:"Print a script that completes commands and flags in a shell."`
+}
+
+// Exit codes: scripts rely on them.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string) int {
+	var grammar commands
+	parser, err := newParser(&grammar)
+	if err != nil {
+		return complain(err)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return complain(parseError(err))
+	}
+	return complain(parsed.Run(newApp(ctx, &grammar), parser))
+}
+
+func newParser(grammar *commands) (*kong.Kong, error) {
+	return kong.New(grammar,
+		kong.Name("shardedpg"),
+		kong.Description("Runs a fleet of sharded-pg: shards, tenants and plans in the registry."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.PostBuild(addExamples),
+	)
+}
+
+// parseError says where help is. It quotes no stray argument that may be part of a DSN whose quotes were forgotten.
+func parseError(err error) error {
+	text := err.Error()
+	if strings.HasPrefix(text, "unexpected argument") && strings.ContainsAny(text, "=@") {
+		text = "unexpected argument that looks like a part of a DSN: put quotes around the whole DSN"
+	}
+	help := "shardedpg --help"
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context != nil {
+		if node := parse.Context.Selected(); node != nil {
+			help = node.FullPath() + " --help"
+		} else if path := parse.Context.Path; len(path) > 0 && path[len(path)-1].Node() != nil {
+			help = path[len(path)-1].Node().FullPath() + " --help"
+		}
+	}
+	return usage("%s; see %s", text, help)
+}

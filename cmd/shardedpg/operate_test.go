@@ -1,0 +1,131 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestAFleetFileIsPreviewedAppliedAndExported(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.ok(t, "registry", "init")
+	file := filepath.Join(t.TempDir(), "fleet.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("shards: {eu1: {dsn: '${EU1}', region: eu}}\ntenants: {acme: {shard: eu1, plan: growth}}\n"), 0o600))
+
+	preview := f.json(t, "registry", "apply", "-f", file, "--dry-run")
+	require.Len(t, preview["differences"], 2)
+	require.Empty(t, f.json(t, "tenant", "list")["tenants"], "a preview changes nothing")
+
+	f.ok(t, "registry", "apply", "-f", file)
+	exported := f.ok(t, "registry", "export")
+	require.Contains(t, exported, "${EU1}")
+	again := f.run(t, exported, "registry", "apply", "-f", "-")
+	require.Zero(t, again.code, again.notes)
+	require.Contains(t, again.out, "0 to add, 0 to change")
+
+	moved := f.run(t, strings.ReplaceAll(exported, "${EU1}", "${US1}"), "registry", "apply", "-f", "-")
+	require.Equal(t, exitFailed, moved.code)
+	require.Contains(t, moved.notes, "--change-dsns")
+}
+
+func TestManyTenantsAreReadInPages(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "a", "b", "c", "d", "e", "--no-provision")
+	var seen []string
+	after := ""
+	for range 3 {
+		page := f.json(t, "tenant", "list", "--limit", "2", "--after", after)
+		for _, tenant := range page["tenants"].([]any) {
+			seen = append(seen, tenant.(map[string]any)["id"].(string))
+		}
+		after, _ = page["next"].(string)
+	}
+	require.Equal(t, []string{"a", "b", "c", "d", "e"}, seen)
+	require.Empty(t, after, "the last page says that it is the last one")
+}
+
+func TestABatchCanBeRunAgain(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "b", "--no-provision")
+	preview := f.json(t, "tenant", "add", "a", "b", "c", "--dry-run")
+	require.Equal(t, []any{"a", "c"}, preview["added"])
+	require.Equal(t, []any{"b"}, preview["existing"])
+	require.Len(t, f.json(t, "tenant", "list")["tenants"], 1)
+
+	r := f.run(t, "# customers\na\nb\n\nc\na\n", "tenant", "add", "-f", "-")
+	require.Zero(t, r.code, r.notes)
+	require.Equal(t, "2 tenants added; 1 there already\n", r.out)
+	require.Len(t, f.json(t, "tenant", "list", "--state", "active")["tenants"], 3, "b was left in provisioning, and is completed")
+}
+
+func TestABatchWithNowhereToGoEndsEarlyAndSaysWhatWasNotTried(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	r := f.run(t, "a\nb\nc\nd\ne\nf\n", "tenant", "add", "-f", "-", "--region", "mars", "--jobs", "1", "-o", "json")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.out, `"added": []`)
+	require.Contains(t, r.notes, "1 failed, 5 not tried")
+}
+
+func TestHealthFailsForAShardThatHasAProblem(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "shard", "set-dsn", "us1", "--dsn", f.admins["us1"], "--reason", "a test") // a superuser
+	r := f.run(t, "", "shard", "health", "us1")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.out, "is a superuser")
+	require.Empty(t, r.notes)
+}
+
+func TestSetDSNKeepsTheOneThatIsNotGiven(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "shard", "set-dsn", "eu1", "--dsn", f.shards["eu1"]+" application_name=x", "--reason", "a test")
+	require.Contains(t, f.ok(t, "shard", "show", "eu1"), "admin DSN        yes")
+}
+
+func TestATenantIsTakenThroughItsLife(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	state := func() any { return f.json(t, "tenant", "show", "acme")["state"] }
+	f.ok(t, "tenant", "add", "acme", "--label", "ring=canary", "--slug", "acme-gmbh")
+	require.Len(t, f.json(t, "tenant", "list", "--label", "ring=canary", "--slug", "acme-gmbh")["tenants"], 1)
+	f.ok(t, "tenant", "plan", "acme", "growth")
+	require.Equal(t, "growth", f.json(t, "tenant", "show", "acme")["plan"])
+	f.ok(t, "tenant", "override", "acme", "--work-mem", "32MB", "--for", "1h")
+	require.Contains(t, f.ok(t, "tenant", "show", "acme"), "work mem 32MB, until 2")
+	f.ok(t, "tenant", "override", "acme", "--clear")
+	require.NotContains(t, f.ok(t, "tenant", "show", "acme"), "32MB")
+	f.ok(t, "tenant", "slug", "acme")
+	require.Empty(t, f.json(t, "tenant", "list", "--slug", "acme-gmbh")["tenants"])
+	f.ok(t, "tenant", "readonly", "acme")
+	require.Equal(t, "readonly", state())
+	f.ok(t, "tenant", "disable", "acme")
+	require.Equal(t, "disabled", state())
+	f.ok(t, "tenant", "remove", "acme")
+	require.Len(t, f.json(t, "tenant", "list", "--removed", "only")["tenants"], 1)
+	f.ok(t, "tenant", "enable", "acme")
+	require.Equal(t, "active", state())
+	f.ok(t, "tenant", "provision", "acme")
+	f.ok(t, "tenant", "disable", "acme")
+	f.ok(t, "tenant", "purge", "acme", "--dry-run")
+	require.Equal(t, "disabled", state())
+	f.ok(t, "tenant", "purge", "acme", "--yes")
+	require.Equal(t, exitFailed, f.run(t, "", "tenant", "show", "acme").code)
+}
+
+func TestNothingButTextReachesAPipe(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.env = append(f.env, "NO_COLOR=", "TERM=xterm-256color")
+	r := f.run(t, "", "shard", "list")
+	require.NotContains(t, r.out, "\x1b")
+	r = f.run(t, "a\nb\n", "tenant", "add", "-f", "-")
+	require.NotContains(t, r.notes+r.out, "\x1b")
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/sharded-pg/sharded-pg/registry"
+)
+
+// shownPlan is a plan in JSON.
+type shownPlan struct {
+	Name             string  `json:"name"`
+	StatementTimeout string  `json:"statement_timeout"`
+	WorkMemKB        int     `json:"work_mem_kb"`
+	MaxConns         int     `json:"max_conns"`
+	Rate             float64 `json:"rate,omitempty"`
+	Weight           int     `json:"weight"`
+}
+
+func publicPlan(p registry.Plan) shownPlan {
+	return shownPlan{p.Name, registry.FormatTimeout(p.StatementTimeout), p.WorkMemKB, p.MaxConns, p.Rate, p.Weight}
+}
+
+func (a *app) plans(plans []registry.Plan) {
+	var rows [][]string
+	for _, p := range plans {
+		rate := "unlimited"
+		if p.Rate > 0 {
+			rate = strconv.FormatFloat(p.Rate, 'g', -1, 64) + "/s"
+		}
+		rows = append(rows, []string{
+			p.Name, registry.FormatTimeout(p.StatementTimeout), showSize(int64(p.WorkMemKB) << 10), strconv.Itoa(p.MaxConns),
+			rate, strconv.Itoa(p.Weight),
+		})
+	}
+	a.table([]string{"PLAN", "STATEMENT TIMEOUT", "WORK MEM", "MAX CONNS", "RATE", "WEIGHT"}, rows)
+}
+
+type planList struct{}
+
+func (planList) Run(a *app) error {
+	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
+		plans, err := reg.ListPlans(ctx)
+		if err != nil {
+			return err
+		}
+		shown := make([]shownPlan, 0, len(plans))
+		for _, p := range plans {
+			shown = append(shown, publicPlan(p))
+		}
+		return a.show(map[string]any{"plans": shown}, func() { a.plans(plans) })
+	})
+}
+
+type planSet struct {
+	Name   string `arg:"" help:"Name of the plan."`
+	DryRun bool   `help:"Show the plan as it would be, and change nothing."`
+	limits
+}
+
+func (c *planSet) Run(a *app) error {
+	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
+		plans, err := reg.ListPlans(ctx)
+		if err != nil {
+			return err
+		}
+		plan := registry.Plan{Name: c.Name, Weight: 1}
+		if i := slices.IndexFunc(plans, func(p registry.Plan) bool { return p.Name == c.Name }); i >= 0 {
+			if c.empty() {
+				return usage("nothing to set for plan %q: give at least one limit; see shardedpg plan set --help", c.Name)
+			}
+			plan = plans[i]
+		} else if c.StatementTimeout == 0 || c.WorkMem == 0 || c.MaxConns == 0 {
+			return usage("plan %q would be new: give --statement-timeout, --work-mem and --max-conns", c.Name)
+		}
+		c.onto(&plan)
+		if !c.DryRun {
+			if err := reg.PutPlan(ctx, plan); err != nil {
+				return invalid(err)
+			}
+		}
+		return a.show(publicPlan(plan), func() {
+			a.plans([]registry.Plan{plan})
+			if c.DryRun {
+				a.note("dry run: nothing was changed")
+			}
+		})
+	})
+}
+
+// onto sets what was given.
+func (l *limits) onto(p *registry.Plan) {
+	if l.StatementTimeout != 0 {
+		p.StatementTimeout = time.Duration(l.StatementTimeout)
+	}
+	if l.WorkMem != 0 {
+		p.WorkMemKB = int(l.WorkMem >> 10)
+	}
+	if l.MaxConns != 0 {
+		p.MaxConns = l.MaxConns
+	}
+	if l.Rate != nil {
+		p.Rate = *l.Rate
+	}
+	if l.Weight != 0 {
+		p.Weight = l.Weight
+	}
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"sync"
+
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/registry/health"
+)
+
+type shardHealth struct {
+	Names []string `arg:"" optional:"" name:"name" help:"Shards to look at. Default: all."`
+}
+
+func (c *shardHealth) Run(a *app) error {
+	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
+		shards, err := reg.ListShards(ctx)
+		if err != nil {
+			return err
+		}
+		if len(c.Names) > 0 {
+			shards = shards[:0]
+			for _, name := range c.Names {
+				s, err := findShard(ctx, reg, name)
+				if err != nil {
+					return err
+				}
+				shards = append(shards, s)
+			}
+		}
+		reports := make([]health.Report, len(shards))
+		var wg sync.WaitGroup
+		for i, s := range shards {
+			wg.Go(func() { reports[i] = health.Check(ctx, s.Shard, nil) })
+		}
+		wg.Wait()
+		if err := a.show(map[string]any{"shards": reports}, func() { a.health(reports) }); err != nil {
+			return err
+		}
+		for _, r := range reports {
+			if len(r.Problems) > 0 {
+				return errReported
+			}
+		}
+		return nil
+	})
+}
+
+func (a *app) health(reports []health.Report) {
+	var rows [][]string
+	for _, r := range reports {
+		if !r.Reachable {
+			rows = append(rows, []string{r.Shard, "unreachable", "", "", "", ""})
+			continue
+		}
+		state := "ok"
+		if len(r.Problems) > 0 {
+			state = "problem"
+		}
+		rows = append(rows, []string{
+			r.Shard, state, strconv.Itoa(r.Version / 10000), roughSize(r.Bytes),
+			strconv.Itoa(r.FreeConns) + " of " + strconv.Itoa(r.MaxConns), r.WALLevel,
+		})
+	}
+	a.table([]string{"SHARD", "HEALTH", "POSTGRESQL", "SIZE", "FREE CONNS", "WAL LEVEL"}, rows)
+	for _, r := range reports {
+		for _, problem := range r.Problems {
+			a.say("shard %q: %s", r.Shard, problem)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
+)
+
+// oneTenant is the argument of commands on one tenant.
+type oneTenant struct {
+	ID tenantID `arg:"" help:"ID of the tenant."`
+}
+
+// change makes a change and prints the tenant after it.
+func (c *oneTenant) change(a *app, done string, do func(ctx context.Context, reg *registry.Postgres, id string) error) error {
+	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
+		id := string(c.ID)
+		if err := do(ctx, reg, id); err != nil {
+			return err
+		}
+		t, err := reg.Tenant(ctx, id)
+		if err != nil {
+			return err
+		}
+		return a.show(t, func() { a.say("tenant %q %s", id, done) })
+	})
+}
+
+func (c *oneTenant) setState(a *app, state resolver.State, done string) error {
+	return c.change(a, done, func(ctx context.Context, reg *registry.Postgres, id string) error {
+		return reg.SetTenantState(ctx, id, state)
+	})
+}
+
+type tenantList struct {
+	Shard   string            `help:"Only tenants on this shard."`
+	Plan    string            `help:"Only tenants on this plan."`
+	State   []resolver.State  `enum:"provisioning,active,readonly,disabled,moving,deleting" help:"Only tenants in one of these states: ${enum}."`
+	Model   []resolver.Model  `enum:"shared,partition,schema,database" help:"Only tenants of one of these models: ${enum}."`
+	Slug    string            `help:"Only the tenant with this slug."`
+	Label   map[string]string `placeholder:"NAME=VALUE" mapsep:"," help:"Only tenants with all of these labels."`
+	Removed string            `enum:"no,only,any" default:"no" help:"Removed tenants: ${enum}."`
+	Limit   int               `default:"100" help:"How many, at most 10000."`
+	After   string            `placeholder:"ID" help:"Only tenants behind this ID: the next page."`
+}
+
+func (c *tenantList) Validate() error { return checkLimit(c.Limit) }
+
+func (c *tenantList) Run(a *app) error {
+	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
+		// One more than asked for, to know whether there is another page.
+		filter := registry.TenantFilter{
+			Shard: c.Shard, Plan: c.Plan, States: c.State, Models: c.Model, Slug: c.Slug, Labels: c.Label,
+			Removed: map[string]registry.Presence{"only": registry.RemovedTenants, "any": registry.AnyTenants}[c.Removed],
+			Limit:   min(c.Limit+1, 10000), After: c.After,
+		}
+		tenants, err := reg.ListTenants(ctx, filter)
+		if err != nil {
+			return invalid(err)
+		}
+		list := struct {
+			Tenants []registry.TenantInfo `json:"tenants"`
+			Next    string                `json:"next,omitempty"`
+		}{Tenants: tenants}
+		if len(tenants) > c.Limit || len(tenants) == 10000 {
+			list.Tenants = tenants[:c.Limit]
+			list.Next = tenants[c.Limit-1].ID
+		}
+		if list.Tenants == nil {
+			list.Tenants = []registry.TenantInfo{}
+		}
+		return a.show(list, func() {
+			var rows [][]string
+			for _, t := range list.Tenants {
+				rows = append(rows, []string{t.ID, stateOf(t), string(t.Model), t.Shard, t.Plan, t.Slug})
+			}
+			a.table([]string{"TENANT", "STATE", "MODEL", "SHARD", "PLAN", "SLUG"}, rows)
+			if list.Next != "" {
+				a.note("more: --after %s", list.Next)
+			}
+		})
+	})
+}
+
+func stateOf(t registry.TenantInfo) string {
+	if !t.Removed.IsZero() {
+		return "removed"
+	}
+	return string(t.State)
+}
+
+type tenantShow struct{ oneTenant }
+
+func (c *tenantShow) Run(a *app) error {
+	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
+		t, err := reg.Tenant(ctx, string(c.ID))
+		if err != nil {
+			return err
+		}
+		return a.show(t, func() {
+			a.fields("tenant", t.ID, "state", stateOf(t), "shard", t.Shard, "chosen by", t.Assignment, "model", string(t.Model),
+				"database", t.Database, "schema", t.Schema, "role", t.Role, "plan", t.Plan, "override", overrideText(t.Override),
+				"slug", t.Slug, "labels", pairs(t.Labels), "schema version", t.SchemaVersion,
+				"epoch", strconv.FormatInt(t.Epoch, 10), "created", when(t.Created), "updated", when(t.Updated),
+				"removed", when(t.Removed))
+			if t.State == resolver.StateProvisioning {
+				a.note("next: shardedpg tenant provision %s", t.ID)
+			}
+		})
+	})
+}
+
+func overrideText(o *registry.Override) string {
+	if o == nil {
+		return ""
+	}
+	var parts []string
+	add := func(set bool, name, value string) {
+		if set {
+			parts = append(parts, name+" "+value)
+		}
+	}
+	add(o.StatementTimeout != 0, "statement timeout", registry.FormatTimeout(o.StatementTimeout))
+	add(o.WorkMemKB != 0, "work mem", showSize(int64(o.WorkMemKB)<<10))
+	add(o.MaxConns != 0, "max conns", strconv.Itoa(o.MaxConns))
+	add(o.Rate != 0, "rate", strconv.FormatFloat(o.Rate, 'g', -1, 64)+"/s")
+	add(o.Weight != 0, "weight", strconv.Itoa(o.Weight))
+	add(!o.Expires.IsZero(), "until", when(o.Expires))
+	add(o.Reason != "", "because of:", o.Reason)
+	return strings.Join(parts, ", ")
+}
+
+type tenantEnable struct{ oneTenant }
+
+func (c *tenantEnable) Run(a *app) error {
+	return c.change(a, "is active", func(ctx context.Context, reg *registry.Postgres, id string) error {
+		t, err := reg.Tenant(ctx, id)
+		if err != nil {
+			return err
+		}
+		if t.State == resolver.StateProvisioning {
+			// The registry would allow it; nothing has looked whether its tables are there.
+			return usage("tenant %q was never provisioned: run shardedpg tenant provision %s", id, id)
+		}
+		if !t.Removed.IsZero() {
+			if err := reg.RestoreTenant(ctx, id); err != nil {
+				return err
+			}
+		}
+		return reg.SetTenantState(ctx, id, resolver.StateActive)
+	})
+}
+
+type tenantDisable struct{ oneTenant }
+
+func (c *tenantDisable) Run(a *app) error {
+	return c.setState(a, resolver.StateDisabled, "is disabled: its statements are refused; shardedpg tenant enable undoes it")
+}
+
+type tenantReadOnly struct{ oneTenant }
+
+func (c *tenantReadOnly) Run(a *app) error {
+	return c.setState(a, resolver.StateReadOnly, "is read-only: its writes are refused; shardedpg tenant enable undoes it")
+}
+
+type tenantPlan struct {
+	oneTenant
+	Plan string `arg:"" help:"Name of the plan."`
+}
+
+func (c *tenantPlan) Run(a *app) error {
+	return c.change(a, "is on plan "+strconv.Quote(c.Plan), func(ctx context.Context, reg *registry.Postgres, id string) error {
+		return reg.SetTenantPlan(ctx, id, c.Plan)
+	})
+}
+
+type tenantOverride struct {
+	oneTenant
+	limits
+	For    time.Duration `placeholder:"24h" help:"How long. Default: until it is cleared."`
+	Reason string        `help:"Why, for the next operator."`
+	Clear  bool          `help:"Back to the plan."`
+}
+
+func (c *tenantOverride) Run(a *app) error {
+	done := "has another limit than its plan"
+	var override *registry.Override
+	switch {
+	case c.Clear && (!c.empty() || c.For != 0):
+		return usage("--clear goes with no limits: leave them out, or leave --clear out")
+	case c.Clear:
+		done = "is back on its plan's limits"
+	case c.empty():
+		return usage("nothing to override: give at least one limit, or --clear; see shardedpg tenant override --help")
+	case c.For < 0:
+		return usage("--for is %v: use a duration such as 24h", c.For)
+	case c.Rate != nil && *c.Rate == 0:
+		return usage("--rate is 0: an override cannot lift a rate; give a high one, or put the tenant on another plan")
+	default:
+		var p registry.Plan
+		c.onto(&p)
+		override = &registry.Override{
+			StatementTimeout: p.StatementTimeout, WorkMemKB: p.WorkMemKB, MaxConns: p.MaxConns, Weight: p.Weight, Rate: p.Rate,
+			Reason: c.Reason,
+		}
+		if c.For > 0 {
+			override.Expires = time.Now().Add(c.For)
+		}
+	}
+	return c.change(a, done, func(ctx context.Context, reg *registry.Postgres, id string) error {
+		return reg.SetOverride(ctx, id, override)
+	})
+}
+
+type tenantSlug struct {
+	oneTenant
+	Slug string `arg:"" optional:"" help:"The slug. Without it, the tenant has none."`
+}
+
+func (c *tenantSlug) Run(a *app) error {
+	done := "has no slug"
+	if c.Slug != "" {
+		done = "has the slug " + strconv.Quote(c.Slug)
+	}
+	return c.change(a, done, func(ctx context.Context, reg *registry.Postgres, id string) error {
+		return reg.SetTenantSlug(ctx, id, c.Slug)
+	})
+}
+
+type tenantRemove struct{ oneTenant }
+
+func (c *tenantRemove) Run(a *app) error {
+	return c.change(a, "removed: its data are where they were; shardedpg tenant enable brings it back, purge destroys them",
+		func(ctx context.Context, reg *registry.Postgres, id string) error { return reg.RemoveTenant(ctx, id) })
+}
