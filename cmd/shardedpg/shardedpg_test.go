@@ -156,7 +156,7 @@ func TestBashCompletesCommandsAndTheirFlags(t *testing.T) {
 	require.Equal(t, "registry shard tenant plan completion --help --registry --output", complete(""))
 	require.Equal(t, "disable", complete("tenant", "dis"))
 	require.Equal(t, "disable", complete("-o", "json", "tenant", "dis"))
-	require.Equal(t, "--strategy", complete("tenant", "add", "acme", "--strat"))
+	require.Equal(t, "--strategy", complete("tenant", "add", "acme", "--strateg"))
 	require.Equal(t, "plan provision purge", complete("tenant", "p"), "a word of another command is no command here")
 }
 
