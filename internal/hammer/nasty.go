@@ -209,7 +209,7 @@ func (w *worker) batch() error {
 				_ = results.Close()
 				return err
 			}
-			if err := w.look(pgxRows{rows}, sight{rows: seeds}, query); err != nil {
+			if err := w.check(rows, sight{rows: seeds}, query); err != nil {
 				_ = results.Close()
 				return err
 			}
@@ -222,14 +222,6 @@ func (w *worker) batch() error {
 		return nil
 	}
 	return err
-}
-
-// pgxRows are pgx's rows with the Close of database/sql's.
-type pgxRows struct{ pgx.Rows }
-
-func (r pgxRows) Close() error {
-	r.Rows.Close()
-	return r.Err()
 }
 
 func (w *worker) vacuum() error {

@@ -230,11 +230,18 @@ type rows interface {
 	Next() bool
 	Scan(into ...any) error
 	Err() error
-	Close() error
 }
 
-func (w *worker) look(rows rows, s sight, query string) error {
+func (w *worker) look(rows *sql.Rows, s sight, query string) error {
 	defer rows.Close()
+	if err := w.check(rows, s, query); err != nil {
+		return err
+	}
+	return rows.Close()
+}
+
+// check compares whose rows they are, and how many, with what the tenant may see.
+func (w *worker) check(rows rows, s sight, query string) error {
 	n := 0
 	for rows.Next() {
 		var who string
@@ -254,5 +261,5 @@ func (w *worker) look(rows rows, s sight, query string) error {
 		w.finding("ISOLATION", "%s: tenant %s got %d rows instead of %d from %q: it ran without its tenant", *w.doing.Load(),
 			w.tn.id, n, s.rows, query)
 	}
-	return rows.Close()
+	return nil
 }
