@@ -79,21 +79,24 @@ func closers(p []byte) (n int) {
 // with one ReadyForQuery, at the Sync behind them. A pooler gives the server connection to the next client at the first one
 // that it sees, and the second one of a Query and a Sync would be that client's, with all that follows.
 func appendExtended(dst, text []byte) []byte {
-	for start := 0; start < len(text); {
-		v := sqllex.ScanBytes(text[start:])
-		if v.Has(sqllex.Empty) {
-			break
+	start := 0
+	for _, end := range sqllex.Ends(text) {
+		statement := string(text[start:end])
+		if len(text) <= maxPadded {
+			// Blanks in front keep positions in errors right. They are counted in characters.
+			statement = strings.Repeat(" ", utf8.RuneCount(text[:start])) + statement
 		}
-		// Blanks in front keep positions in errors right. They are counted in characters.
-		padded := strings.Repeat(" ", utf8.RuneCount(text[:start])) + string(text[start:start+v.FirstEnd])
-		dst = appendParse(dst, "", padded, 0)
+		dst = appendParse(dst, "", statement, 0)
 		dst = must((&pgproto3.Bind{}).Encode(dst))
 		dst = must((&pgproto3.Describe{ObjectType: 'P'}).Encode(dst))
 		dst = append(dst, executeUnnamed...)
-		start += v.FirstEnd
+		start = end
 	}
 	return dst
 }
+
+// maxPadded bounds what blanks may add to a string of many statements. In a longer one, positions count from the statement.
+const maxPadded = 16 << 10
 
 // passes reports whether p holds only messages that end no segment and need nothing in front: COPY data and its end, and
 // Terminate.

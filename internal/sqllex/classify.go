@@ -11,6 +11,7 @@
 package sqllex
 
 import (
+	"cmp"
 	"strings"
 	"unsafe"
 )
@@ -100,6 +101,15 @@ func ScanBytes(sql []byte) Verdict {
 	return Scan(unsafe.String(unsafe.SliceData(sql), len(sql)))
 }
 
+// Ends returns the offsets just past each statement of sql that is not empty, in one pass.
+func Ends(sql []byte) []int {
+	ends := make([]int, 0, 4)
+	s := scanner{ends: &ends}
+	s.lexer.src = string(sql)
+	s.run()
+	return ends
+}
+
 // headLen is how many words of a statement decide its kind:
 // CREATE OR REPLACE LOCAL TEMP is the longest.
 const headLen = 5
@@ -128,6 +138,7 @@ type scanner struct {
 	statements int
 	sticky     bool // something that Plain excludes was seen anywhere
 	firstEnd   int  // 0 while no semicolon ended the first statement
+	ends       *[]int
 }
 
 func (s *scanner) run() {
@@ -242,6 +253,9 @@ func (st *statement) createsRoutine() bool {
 func (s *scanner) finish(end int) {
 	if s.stmt.prev != tokEOF {
 		s.statements++
+		if s.ends != nil {
+			*s.ends = append(*s.ends, cmp.Or(end, len(s.lexer.src)))
+		}
 		f := s.stmt.flags()
 		if s.statements == 1 {
 			s.firstEnd = end
