@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -282,15 +283,22 @@ func (c *Conn) Conn() *pgx.Conn {
 	if !c.lease.held() && c.hinted != "" {
 		ctx = SwitchTenant(ctx, c.hinted)
 	}
-	b, err := c.acquire(ctx)
-	if err != nil {
-		return nil
+	for range maxTries {
+		b, err := c.acquire(ctx)
+		if err != nil {
+			return nil
+		}
+		conn, err := b.Raw(ctx, time.Now().Add(c.c.cfg.ConnectTimeout))
+		if err == nil {
+			return conn
+		}
+		if !errors.Is(err, backend.ErrReset) {
+			return nil
+		}
+		c.drop() // what it served before has left something that no reset takes away
+		c.tx.statements = 0
 	}
-	conn, err := b.Raw(ctx)
-	if err != nil {
-		return nil
-	}
-	return conn
+	return nil
 }
 
 var _ interface{ Conn() *pgx.Conn } = (*Conn)(nil)

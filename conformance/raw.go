@@ -83,3 +83,42 @@ func rawWithoutTenant(s *scene) {
 	s.ok(conn.Close())
 	s.notes(s.b, s.db, notesOfB)
 }
+
+// What a function hides is found by the reset, and its error must not be the first that the next tenant's pgx reads.
+func rawAfterFailedReset(s *scene) {
+	for _, hidden := range []string{"prepare forged as select 1", "deallocate all"} {
+		for _, inTx := range []bool{false, true} {
+			s.exec(s.a, s.db, "select hidden_exec($1)", hidden)
+			conn := s.conn(s.b)
+			var tx *sql.Tx
+			if inTx {
+				var err error
+				tx, err = conn.BeginTx(s.b, nil)
+				s.ok(err)
+			}
+			s.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+				if c == nil {
+					return errors.New("Raw gave no connection after " + hidden)
+				}
+				batch := &pgx.Batch{}
+				batch.Queue("insert into orders (note) values ('raw')")
+				batch.Queue(notesSQL)
+				results := c.SendBatch(ctx, batch)
+				_, err := results.Exec()
+				s.ok(err, "after %s", hidden)
+				var notes string
+				s.ok(results.QueryRow().Scan(&notes))
+				equal(s, notesOfB+",raw", notes)
+				return results.Close()
+			})
+			if inTx {
+				s.notes(s.b, tx, notesOfB+",raw")
+				s.ok(tx.Rollback())
+				equal(s, 0, s.count("raw"), "rows written outside the transaction")
+			}
+			s.ok(conn.Close())
+			s.admin("delete from orders where note = 'raw'")
+			s.ownRows()
+		}
+	}
+}

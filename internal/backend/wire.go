@@ -244,7 +244,7 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		}
 		return out, m
 	}
-	if w.pooled || !w.clean && w.owner != w.set.Tenant {
+	if w.resetDue() {
 		out = append(out, w.proto.reset...)
 		seg.reset, seg.drop = w.proto.resetN, w.proto.resetN
 		w.lanes.reset.Add(1)
@@ -262,6 +262,11 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		return w.behindFirst(out, seg, m, rest, flags, text)
 	}
 	return w.prologue(out, seg), m
+}
+
+// resetDue reports whether the next flight has to begin with a reset, when it finds the backend outside any transaction.
+func (w *wire) resetDue() bool {
+	return w.pooled || !w.clean && w.owner != w.set.Tenant
 }
 
 // opensTx are statements that must come before any query of their transaction, and the prologue is one.

@@ -3,7 +3,9 @@ package backend
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -46,9 +48,19 @@ func unwrap(conn net.Conn) net.Conn {
 	return conn
 }
 
-// Raw is the pgx connection under the backend, for the caller's own use. The backend is closed afterwards. Where a batch
-// could be written past the wire, the settings are put in force for the session first.
-func (b *Backend) Raw(ctx context.Context) (*pgx.Conn, error) {
+// ErrReset: the reset in front of Raw failed. Nothing of the caller's was sent, and the backend cannot be used.
+var ErrReset = errors.New("the reset of a connection failed")
+
+// Raw is the pgx connection under the backend, for the caller's own use. The backend is closed afterwards. A reset that is
+// due runs here and now, until the deadline: nobody could tell its error from one of the caller's later. Where a batch could
+// be written past the wire, the settings are put in force for the session first.
+func (b *Backend) Raw(ctx context.Context, deadline time.Time) (*pgx.Conn, error) {
+	// Behind a pooler the next flight may meet another server connection, and brings its own reset.
+	if w := b.wire; !w.pooled && w.resetDue() && w.status == 'I' && !b.pg.IsBusy() {
+		if err := b.sendReset(); err != nil || !b.settle(deadline) {
+			return nil, ErrReset
+		}
+	}
 	b.raw = true
 	if !b.wire.whole && b.wire.status != 'E' {
 		text, args := b.wire.sessionSettings()

@@ -22,7 +22,7 @@ const (
 )
 
 // decide is where a flight starts to be put together, for a backend outside any transaction.
-const decide = "	if w.pooled || !w.clean && w.owner != w.set.Tenant {\n"
+const decide = "	if w.resetDue() {\n"
 
 // addReset puts the reset in front.
 const addReset = "		out = append(out, w.proto.reset...)\n		seg.reset, seg.drop = w.proto.resetN, w.proto.resetN\n"
@@ -57,7 +57,7 @@ func Table() []Mutant {
 			{flights, "named: newProtocol(cfg.GUC, true)", "named: newProtocol(cfg.GUC, false)"},
 		}, ""},
 		{"trap 3: no reset behind a pooler", "pooler", false, []Edit{
-			{flights, decide, "	if !w.clean && w.owner != w.set.Tenant {\n"},
+			{flights, "	return w.pooled || !w.clean", "	return !w.clean"},
 		}, ""},
 		{"trap 4: owner changed before the reset was acknowledged", "pair", false, []Edit{
 			{flights, "		w.lanes.reset.Add(1)\n", "		w.lanes.reset.Add(1)\n		w.owner, w.clean = w.set.Tenant, false\n"},
