@@ -125,7 +125,11 @@ func rollbackTo(s *scene) {
 	s.exec(s.a, tx, s.fix.names.Replace("set local {guc} = '{b}'"))
 	s.exec(s.a, tx, "savepoint s2")
 	s.notes(s.a, tx, notesOfA)
-	s.exec(s.a, tx, "rollback to s2") // the foreign setting is back
+	s.exec(s.a, tx, "rollback to s2")
+	s.notes(s.a, tx, notesOfA)
+	s.exec(s.a, tx, s.fix.names.Replace("set local {guc} = '{b}'; savepoint s3")) // nothing can come between the two
+	s.notes(s.a, tx, notesOfA)
+	s.exec(s.a, tx, "rollback to s3") // the foreign setting is back
 	s.notes(s.a, tx, notesOfA)
 	s.exec(s.a, tx, "rollback to s")
 	s.notes(s.a, tx, notesOfA)

@@ -52,34 +52,34 @@ func (m Mutant) Sources(root string) (map[string]string, error) {
 	return sources, nil
 }
 
-// Build compiles the hammer with the broken driver, in dir, and returns the program. A mutant without edits is the driver
-// as it is.
-func (m Mutant) Build(ctx context.Context, root, dir string) (program string, err error) {
+// Build compiles the tests of packages with the broken driver and puts their programs, such as hammer.test, into dir. A
+// mutant without edits is the driver as it is.
+func (m Mutant) Build(ctx context.Context, root, dir string, packages ...string) error {
 	sources, err := m.Sources(root)
 	if err != nil {
-		return "", err
+		return err
 	}
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for name, text := range sources {
 		path := filepath.Join(dir, strings.ReplaceAll(name, string(filepath.Separator), "_"))
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			return "", err
+			return err
 		}
 		overlay.Replace[name] = path
 	}
 	list, err := json.Marshal(overlay)
 	if err != nil {
-		return "", err
+		return err
 	}
 	file := filepath.Join(dir, "overlay.json")
 	if err := os.WriteFile(file, list, 0o600); err != nil {
-		return "", err
+		return err
 	}
-	program = filepath.Join(dir, "hammer.test")
-	command := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", file, "-o", program, "./internal/hammer")
+	args := []string{"test", "-c", "-vet=off", "-overlay", file, "-o", dir + string(filepath.Separator)}
+	command := exec.CommandContext(ctx, "go", append(args, packages...)...)
 	command.Dir = root
 	if out, err := command.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("mutant %q does not compile: %w\n%s", m.Name, err, out)
+		return fmt.Errorf("mutant %q does not compile: %w\n%s", m.Name, err, out)
 	}
-	return program, nil
+	return nil
 }
