@@ -17,7 +17,7 @@ func TestMutantsFitTheCode(t *testing.T) {
 	t.Parallel()
 	root, err := mutants.Root()
 	require.NoError(t, err)
-	for _, m := range mutants.Table() {
+	for _, m := range append(mutants.Table(), mutants.Barriers()...) {
 		sources, err := m.Sources(root)
 		require.NoError(t, err)
 		require.NotEmpty(t, sources)
