@@ -121,6 +121,12 @@ func TestSetTransactionInFrontOfAStringDoesNotTakeTheTenantAway(t *testing.T) {
 	require.Equal(t, 1, outside[int](f, "select count(*) from orders where tenant_id = 'acme' and note = $1", notesOfA))
 }
 
+// requireMode is for tests that attack in one mode after the other: they show nothing when each ran in the default.
+func requireMode(t *testing.T, c *pgx.Conn, mode string) {
+	t.Helper()
+	require.Equal(t, strings.ReplaceAll(mode, "_", " "), c.Config().DefaultQueryExecMode.String())
+}
+
 func TestABatchMayBeginWithBegin(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
@@ -129,6 +135,7 @@ func TestABatchMayBeginWithBegin(t *testing.T) {
 			f.requireNotes(f.b, f.db, notesOfB)
 			conn := f.conn(f.a)
 			f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+				requireMode(t, c, mode)
 				b := &pgx.Batch{}
 				b.Queue("begin")
 				b.Queue("insert into orders (note) values ($1)", mode)
@@ -155,6 +162,7 @@ func TestABatchMayBeginWithAnEmptyQuery(t *testing.T) {
 		f.requireNotes(f.b, f.db, notesOfB)
 		conn := f.conn(f.a)
 		f.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+			requireMode(t, c, mode)
 			b := &pgx.Batch{}
 			b.Queue("-- nothing")
 			b.Queue("select $1::text", "x").QueryRow(func(row pgx.Row) error {

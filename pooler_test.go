@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -148,22 +147,4 @@ func seen(t *testing.T, ctx context.Context, q queryer, tenant string, n int) {
 		Scan(&rows, &first, &last)
 	require.NoError(t, err)
 	require.Equal(t, []any{19, tenant, tenant}, []any{rows, first, last})
-}
-
-func TestWhatRefusesATransactionIsNotRunBehindAPooler(t *testing.T) {
-	t.Parallel()
-	server := pgtest.Shared(t, "wire")
-	database := server.NewDatabase(t, wireTables)
-	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = bouncer.Stop() })
-	db := pooled(t, bouncer, database, "exec", 1)
-	_, err = db.ExecContext(shardedpg.WithTenant(t.Context(), "a"), "vacuum notes")
-	var refused *pgconn.PgError
-	require.ErrorAs(t, err, &refused)
-	require.Equal(t, "25001", refused.Code)
-	var left string
-	require.NoError(t, db.QueryRowContext(shardedpg.WithTenant(t.Context(), "b"),
-		"select current_setting('app.current_tenant_id')").Scan(&left))
-	require.Equal(t, "b", left)
 }

@@ -484,54 +484,6 @@ func TestPingContactsTheTenantsShard(t *testing.T) {
 	require.NoError(t, f.db.PingContext(f.a), "the route is cached")
 }
 
-func TestEveryExecModeServesEveryUse(t *testing.T) {
-	t.Parallel()
-	for _, mode := range execModes {
-		t.Run(mode.String(), func(t *testing.T) {
-			t.Parallel()
-			name := map[pgx.QueryExecMode]string{
-				pgx.QueryExecModeCacheStatement: "cache_statement", pgx.QueryExecModeCacheDescribe: "cache_describe",
-				pgx.QueryExecModeDescribeExec: "describe_exec", pgx.QueryExecModeExec: "exec",
-				pgx.QueryExecModeSimpleProtocol: "simple_protocol",
-			}[mode]
-			f := newFleet(t, fleetOptions{dsn: "default_query_exec_mode=" + name})
-			for i := range 4 {
-				for _, who := range []struct {
-					ctx    context.Context
-					tenant string
-				}{{f.a, tenantA}, {f.b, tenantB}, {f.b, tenantB}} {
-					const own = "select count(*) from orders where tenant_id = $1 and note like $2"
-					before := value[int](t, who.ctx, f.db, own, who.tenant, "%")
-					require.Zero(t, value[int](t, who.ctx, f.db, "select count(*) from orders where tenant_id <> $1", who.tenant))
-					f.exec(who.ctx, f.db, "insert into orders (note, total) values ($1, $2)", "args", i)
-					f.exec(who.ctx, f.db, "insert into orders (note) values ('no args')")
-					_, err := f.db.ExecContext(who.ctx, "select 1 / $1::int", 0)
-					requireCode(t, err, "22012")
-					_, err = f.db.ExecContext(who.ctx, "select 1/0")
-					requireCode(t, err, "22012")
-					_, err = f.db.ExecContext(who.ctx, "selec $1", 1)
-					requireCode(t, err, "42601")
-					require.Equal(t, before+2, value[int](t, who.ctx, f.db, own, who.tenant, "%"))
-
-					tx := f.begin(who.ctx)
-					f.exec(who.ctx, tx, "insert into orders (note) values ($1)", "tx")
-					require.Equal(t, before+3, value[int](t, who.ctx, tx, own, who.tenant, "%"))
-					f.exec(who.ctx, tx, "savepoint s")
-					_, err = tx.ExecContext(who.ctx, "select 1 / $1::int", 0)
-					requireCode(t, err, "22012")
-					f.exec(who.ctx, tx, "rollback to s")
-					require.Equal(t, before+3, value[int](t, who.ctx, tx, own, who.tenant, "%"))
-					require.NoError(t, tx.Commit())
-					tx = f.begin(who.ctx)
-					f.exec(who.ctx, tx, "delete from orders")
-					require.NoError(t, tx.Rollback())
-					require.Equal(t, before+3, value[int](t, who.ctx, f.db, own, who.tenant, "%"))
-				}
-			}
-		})
-	}
-}
-
 func TestSyntaxErrorsPointIntoTheCallersText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{})

@@ -6,26 +6,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/backend"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
-
-func TestAnEmptyTxSendsNothing(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, fleetOptions{})
-	f.requireOwnRows()
-	last := outside[string](f, "select query from pg_stat_activity where datname = current_database() and usename = 'app'")
-	for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
-		tx := f.begin(f.b)
-		require.NoError(t, end(tx))
-	}
-	require.Equal(t, last, outside[string](f, "select query from pg_stat_activity where datname = current_database() and usename = 'app'"))
-	f.requireOwnRows()
-}
 
 func TestTxKeepsIsolationAndAccessMode(t *testing.T) {
 	t.Parallel()
@@ -72,41 +58,6 @@ func TestSetTransactionWorksAsFirstStatement(t *testing.T) {
 	f.requireNotes(f.a, tx, notesOfA)
 	require.NoError(t, tx.Commit())
 	f.requireNotes(f.b, f.db, notesOfB)
-}
-
-func TestCommitOfAFailedTxSaysThatItRolledBack(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, fleetOptions{})
-	tx := f.begin(f.a)
-	f.exec(f.a, tx, "insert into orders (note) values ('gone')")
-	_, err := tx.ExecContext(f.a, "select 1/0")
-	requireCode(t, err, "22012")
-	_, err = tx.ExecContext(f.a, "select 1")
-	requireCode(t, err, "25P02")
-	require.ErrorIs(t, tx.Commit(), pgx.ErrTxCommitRollback)
-	f.requireOwnRows()
-
-	tx = f.begin(f.a) // the first statement fails, together with its BEGIN
-	_, err = tx.ExecContext(f.a, "select 1/0")
-	requireCode(t, err, "22012")
-	require.ErrorIs(t, tx.Commit(), pgx.ErrTxCommitRollback)
-	f.requireOwnRows()
-}
-
-func TestDeferredConstraintsFailTheStatementOrTheCommit(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, fleetOptions{schema: []string{
-		"alter table orders add constraint u unique (tenant_id, note) deferrable initially deferred",
-	}})
-	_, err := f.db.ExecContext(f.a, "insert into orders (note) values ('A-secret')")
-	requireCode(t, err, "23505")
-	_, err = f.db.ExecContext(f.a, "insert into orders (note) values ($1)", "A-secret")
-	requireCode(t, err, "23505")
-	f.requireOwnRows()
-	tx := f.begin(f.a)
-	f.exec(f.a, tx, "insert into orders (note) values ('A-secret')")
-	requireCode(t, tx.Commit(), "23505")
-	f.requireOwnRows()
 }
 
 func TestACancelledTxRollsBackWithoutLosingItsConnection(t *testing.T) {
@@ -332,21 +283,4 @@ func TestALostConnectionEndsTheTxOnce(t *testing.T) {
 	require.Equal(t, "serializable", value[string](t, f.a, tx, "show transaction_isolation"))
 	require.NoError(t, tx.Commit())
 	require.Equal(t, 1, outside[int](f, "select count(*) from orders where note = 'moved'"))
-}
-
-func TestSerializationFailuresPassUntouched(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 2 }})
-	opts := &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
-	one, err := f.db.BeginTx(f.a, opts)
-	require.NoError(t, err)
-	two, err := f.db.BeginTx(f.a, opts)
-	require.NoError(t, err)
-	f.requireNotes(f.a, one, notesOfA)
-	f.requireNotes(f.a, two, notesOfA)
-	f.exec(f.a, one, "update orders set total = total + 1")
-	require.NoError(t, one.Commit())
-	_, err = two.ExecContext(f.a, "update orders set total = total + 1")
-	requireCode(t, err, "40001")
-	require.NoError(t, two.Rollback())
 }
