@@ -19,6 +19,7 @@ import (
 type BouncerOptions struct {
 	Mode     string            // "session" or "transaction"; "" = transaction
 	PoolSize int               // server connections per user and database; 0 = PgBouncer's default, 20
+	Prepared bool              // a PgBouncer of 1.21 or later that follows prepared statements, 100 of each client
 	Settings map[string]string // entries of the section [pgbouncer] on top of, or instead of, ours
 }
 
@@ -43,7 +44,7 @@ func StartBouncer(ctx context.Context, s *Server, o BouncerOptions) (*Bouncer, e
 	if o.Mode != "session" && o.Mode != "transaction" {
 		return nil, fmt.Errorf("pgtest: pool mode %q: use session or transaction", o.Mode)
 	}
-	program, err := findBouncer()
+	program, err := findBouncer(ctx, o.Prepared)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +87,9 @@ func (b *Bouncer) configuration(s *Server, o BouncerOptions) string {
 	}
 	if o.PoolSize > 0 {
 		all["default_pool_size"] = strconv.Itoa(o.PoolSize)
+	}
+	if o.Prepared {
+		all["max_prepared_statements"] = "100"
 	}
 	maps.Copy(all, o.Settings)
 	all["unix_socket_dir"] = b.dir.path

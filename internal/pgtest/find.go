@@ -128,7 +128,19 @@ func candidateFolders(ctx context.Context) []string {
 			dirs = append(dirs, strings.TrimSpace(string(out)))
 		}
 	}
-	return dirs
+	return append(dirs, fetched("servers", "bin")...)
+}
+
+// fetched lists what script/setup-matrix has put into a folder of ours, newest first. It comes last: which server a test
+// gets that names no version must not depend on what was fetched.
+func fetched(kind, path string) []string {
+	base, err := baseFolder()
+	if err != nil {
+		return nil // who starts a server hears of it
+	}
+	matches, _ := filepath.Glob(filepath.Join(base, kind, "*", path)) // the only error is a malformed pattern
+	slices.Reverse(matches)
+	return matches
 }
 
 var digits = regexp.MustCompile(`\d+`)
@@ -154,21 +166,66 @@ func inspect(ctx context.Context, dir string) (binaries, error) {
 	return b, nil
 }
 
-// findBouncer returns the path of pgbouncer. Debian installs it in /usr/sbin, which is often not in a user's PATH.
-func findBouncer() (string, error) {
-	if path := os.Getenv(bouncerEnv); path != "" {
-		return path, nil
-	}
-	if path, err := exec.LookPath("pgbouncer"); err == nil {
-		return path, nil
-	}
-	for _, path := range []string{"/usr/sbin/pgbouncer", "/opt/homebrew/opt/pgbouncer/bin/pgbouncer", "/usr/local/opt/pgbouncer/bin/pgbouncer"} {
-		if executable(path) {
+// findBouncer returns the path of a pgbouncer, the first found or the first that knows prepared statements.
+func findBouncer(ctx context.Context, prepares bool) (string, error) {
+	for _, path := range candidateBouncers() {
+		if !prepares {
+			return path, nil
+		}
+		switch ok, err := knowsPrepared(ctx, path); {
+		case err != nil:
+			return "", err
+		case ok:
 			return path, nil
 		}
 	}
+	if prepares {
+		where := ""
+		if path := os.Getenv(bouncerEnv); path != "" {
+			where = fmt.Sprintf(" as %s=%q", bouncerEnv, path)
+		}
+		return "", fmt.Errorf("pgtest: PgBouncer 1.21 or later: %w%s; run script/setup-matrix pgbouncer, or set %s to the program",
+			ErrNotInstalled, where, bouncerEnv)
+	}
 	return "", fmt.Errorf("pgtest: PgBouncer: %w; run script/setup, or install it (apt-get install pgbouncer | dnf install pgbouncer | "+
 		"brew install pgbouncer), or set %s to the program", ErrNotInstalled, bouncerEnv)
+}
+
+// candidateBouncers lists programs in the order of preference. Debian installs in /usr/sbin, which is often not in a user's
+// PATH. A set SHARDEDPG_PGBOUNCER is the only source.
+func candidateBouncers() []string {
+	if path := os.Getenv(bouncerEnv); path != "" {
+		return []string{path}
+	}
+	var found []string
+	if path, err := exec.LookPath("pgbouncer"); err == nil {
+		found = append(found, path)
+	}
+	for _, path := range append([]string{
+		"/usr/sbin/pgbouncer", "/opt/homebrew/opt/pgbouncer/bin/pgbouncer", "/usr/local/opt/pgbouncer/bin/pgbouncer",
+	}, fetched("bouncers", "pgbouncer")...) {
+		if executable(path) {
+			found = append(found, path)
+		}
+	}
+	return found
+}
+
+var bouncerVersion = regexp.MustCompile(`PgBouncer (\d+)\.(\d+)`)
+
+// knowsPrepared reports whether a pgbouncer follows the statements that clients prepare by the protocol: since 1.21.
+func knowsPrepared(ctx context.Context, program string) (bool, error) {
+	out, err := exec.CommandContext(ctx, program, "--version").Output()
+	if err != nil {
+		return false, fmt.Errorf("pgtest: %s --version: %w", program, err)
+	}
+	m := bouncerVersion.FindSubmatch(out)
+	if m == nil {
+		return false, fmt.Errorf("pgtest: %s --version names no version", program)
+	}
+	major, _ := strconv.Atoi(string(m[1])) // digits, both
+	minor, _ := strconv.Atoi(string(m[2]))
+	return major > 1 || major == 1 && minor >= 21, nil
 }
 
 func executable(path string) bool {
