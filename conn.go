@@ -129,6 +129,11 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 			l.outside = true
 			return nil
 		}
+	case "2D000": // a block or a procedure that commits, and the first COMMIT was refused: all of it is undone
+		if !c.tx.open && b.Status() == 'I' && try < maxTries-1 && b.JoinedOnly() && b.OutsideTx(ctx) == nil {
+			l.outside = true
+			return nil
+		}
 	}
 	return err
 }

@@ -176,6 +176,7 @@ func mixedModels(s *scene) {
 
 func copyInSchema(s *scene) {
 	first, second := s.makeSchemas()
+	s.admin("alter table " + ident(s.h.First.Schema) + ".inv add unique (id) deferrable initially deferred")
 	conn := s.conn(first)
 	s.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
 		tag, err := c.PgConn().CopyFrom(ctx, strings.NewReader("2\tcopied\n3\tcopied\n"), "copy inv from stdin")
@@ -183,6 +184,11 @@ func copyInSchema(s *scene) {
 		equal(s, 2, tag.RowsAffected())
 		_, err = c.PgConn().CopyFrom(ctx, strings.NewReader("2\tplanted\n"), "copy "+ident(s.h.Second.Schema)+".inv from stdin")
 		s.code(err, "42501")
+		_, err = c.PgConn().CopyFrom(ctx, strings.NewReader("4\tx\nx\tx\n"), "copy inv from stdin")
+		s.code(err, "22P02")
+		_, err = c.PgConn().CopyFrom(ctx, strings.NewReader("2\ttwice\n"), "copy inv from stdin")
+		s.code(err, "23505", "a constraint that is checked at the end")
+		equal(s, 3, outside[int](s, "select count(*) from "+ident(s.h.First.Schema)+".inv"), "rows that others see")
 		var out copied
 		_, err = c.PgConn().CopyTo(ctx, &out, "copy inv to stdout")
 		s.ok(err)

@@ -42,6 +42,10 @@ func (b *Backend) SetTimeout(ms int64) { b.wire.set.TimeoutMS = ms }
 // committed, before an error that says that nothing did.
 func (b *Backend) Multi() bool { return b.wire.multi }
 
+// JoinedOnly reports whether the text sent last was a single statement in the transaction of the messages in front of it, which
+// refuses every COMMIT inside a block or a procedure. Then nothing of it can have been committed.
+func (b *Backend) JoinedOnly() bool { return b.wire.joins && !b.wire.bare && !b.wire.multi }
+
 // Busy reports whether rows of an earlier query are still open, so that pgx cannot run another statement.
 func (b *Backend) Busy() bool { return b.pg.IsBusy() }
 

@@ -35,7 +35,11 @@ const verifySQL = `select pg_backend_pid()::text,
  exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))::text,
  exists (select from pg_roles where rolname = $1 and pg_has_role(session_user, oid, 'usage'))::text`
 
-const minServerVersion = 14
+const (
+	minServerVersion = 14
+	// joinsSince is the first version on which a Query joins the transaction of the messages in front of it: see wire.joins.
+	joinsSince = 18
+)
 
 // dial opens, verifies and prepares a backend for the tenant whose settings are s: its plan's limits become the
 // backend's own defaults, so that the prologue need not carry them for the many tenants that share a plan.
@@ -117,7 +121,8 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 
 func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	version := b.pg.ParameterStatus("server_version")
-	if major, err := strconv.Atoi(leadingDigits(version)); err != nil || major < minServerVersion {
+	major, err := strconv.Atoi(leadingDigits(version))
+	if err != nil || major < minServerVersion {
 		return fmt.Errorf("PostgreSQL %s is not supported; the oldest supported major is %d", version, minServerVersion)
 	}
 	answer, err := b.ask(ctx, verifySQL, role)
@@ -147,6 +152,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 		return errors.New("standard_conforming_strings is off for this login; turn it on")
 	}
 	w := b.wire
+	w.joins = major >= joinsSince
 	w.pooled = col(0) != strconv.FormatUint(uint64(b.pg.PID()), 10)
 	if w.pooled {
 		p.pooled.Store(true)

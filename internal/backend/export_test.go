@@ -23,6 +23,9 @@ func (t *TestWire) BehindPooler() {
 	t.w.pooled, t.w.proto = true, newProtocol(rls.DefaultGUC, false)
 }
 
+// OnPostgres18 makes the wire one of a backend on which a Query joins the transaction in front of it.
+func (t *TestWire) OnPostgres18() { t.w.joins = true }
+
 func (t *TestWire) Read(p []byte) (int, error)  { return t.w.Read(p) }
 func (t *TestWire) Write(p []byte) (int, error) { return t.w.Write(p) }
 

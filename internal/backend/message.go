@@ -77,7 +77,8 @@ func closers(p []byte) (n int) {
 
 // appendExtended appends a Query's text as messages of the extended protocol, statement by statement. The server answers them
 // with one ReadyForQuery, at the Sync behind them. A pooler gives the server connection to the next client at the first one
-// that it sees, and the second one of a Query and a Sync would be that client's, with all that follows.
+// that it sees, and the second one of a Query and a Sync would be that client's, with all that follows. PostgreSQL 18 does not
+// end the transaction of such a Query at all: see wire.joins.
 func appendExtended(dst, text []byte) []byte {
 	start := 0
 	for _, end := range sqllex.Ends(text) {
@@ -93,6 +94,13 @@ func appendExtended(dst, text []byte) []byte {
 		start = end
 	}
 	return dst
+}
+
+// withTail returns a Query of one command with one of ours behind it. With two, the server ends the transaction of the flight
+// with the last of them, whatever version it is. The line break ends a comment; a quote that is left open swallows the tail,
+// and is the same error then.
+func withTail(m []byte) []byte {
+	return must((&pgproto3.Query{String: string(cstring(m[5:])) + "\n;select"}).Encode(nil))
 }
 
 // maxPadded bounds what blanks may add to a string of many statements. In a longer one, positions count from the statement.

@@ -129,7 +129,7 @@ func (w *wire) forward(m []byte) bool {
 	case 'N':
 		return !ours
 	case 'E':
-		w.failure(m, seg, ours)
+		w.failure(m, seg, ours && !seg.tailed) // an error at the end of the flight is about what the caller's command did
 		return !seg.whole
 	case 'C', 'I', 's':
 		return w.completed(m, seg, ours)
@@ -153,7 +153,9 @@ func (w *wire) forward(m []byte) bool {
 // completed counts an answered command.
 func (w *wire) completed(m []byte, seg *segment, ours bool) bool {
 	if !ours {
-		if seg.pass > 0 {
+		if seg.tail {
+			seg.tail, seg.tailed, seg.drop2 = false, true, 1
+		} else if seg.pass > 0 {
 			seg.pass--
 		} else if w.inTx && endsTransaction(m) {
 			w.brokeTx = true

@@ -25,12 +25,16 @@ type wire struct {
 	proto     *protocol // nil until on
 
 	// What the lease wants.
-	set     rls.Settings
-	bare    bool      // nothing is put in front: the settings are in force for the session, which will not be reused
-	begin   beginText // waits for the first statement
-	inTx    bool      // between a deferred BEGIN and its end: transaction control by the caller breaks the transaction
-	guard   guard
-	pooled  bool
+	set    rls.Settings
+	bare   bool      // nothing is put in front: the settings are in force for the session, which will not be reused
+	begin  beginText // waits for the first statement
+	inTx   bool      // between a deferred BEGIN and its end: transaction control by the caller breaks the transaction
+	guard  guard
+	pooled bool
+	// joins: a Query becomes part of the transaction of the messages in front of it, and with a single statement in it nobody
+	// ends that: not the Query, which finds a transaction of several messages, and not the Sync, which finds nothing begun
+	// (PostgreSQL 18; until 17 the Query ended it). What was reported as done would be lost. Several statements end it.
+	joins   bool
 	defs    rls.Defaults
 	refused error // the guard's word on the last write, until taken
 
@@ -85,6 +89,8 @@ type segment struct {
 	drop2  int  // then commands of ours again
 	query  bool // simple protocol
 	twice  bool // a Sync follows the Query, so ReadyForQuery comes twice
+	tail   bool // a command of ours ends the Query, behind the caller's
+	tailed bool // and only its answer is still to come
 	whole  bool // nothing of it is the caller's
 	armed  bool // it carries a prologue
 	begun  bool // it carries the deferred BEGIN
@@ -174,9 +180,12 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 				switch {
 				case seg.drop+seg.drop2 == 0 && seg.pass == 0:
 					out = append(out, m...)
-				case w.pooled && flags&sqllex.CopyIn == 0:
+				case (w.pooled || w.joins && flags&sqllex.Multi == 0) && flags&sqllex.CopyIn == 0:
 					out = append(appendExtended(out, cstring(m[5:])), syncMessage...)
 				default:
+					if w.joins && flags&sqllex.Multi == 0 {
+						m, seg.tail = withTail(m), true
+					}
 					// An error in front makes the server skip to the next Sync, over the Query: it needs one.
 					seg.twice = true
 					out = append(append(out, m...), syncMessage...)

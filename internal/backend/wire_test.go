@@ -141,6 +141,37 @@ func TestBehindAPoolerAFlightIsAnsweredByOneReadyForQuery(t *testing.T) {
 	}
 }
 
+// On PostgreSQL 18 the transaction of a Query behind other messages is not ended by the Sync that follows.
+func TestOnPostgreSQL18AQueryIsSentInAWayThatEndsItsTransaction(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"insert into t values (1)":          "",
+		"select 1; ":                        "",
+		"copy (select 1) to stdout":         "",
+		"copy t from stdin -- all":          "copy t from stdin -- all\n;select",
+		"copy t from stdin;":                "copy t from stdin;\n;select",
+		"select 1; select 2":                "select 1; select 2", // two statements end it by themselves
+		"select 1; copy t from stdin":       "select 1; copy t from stdin",
+		"begin; copy t from stdin":          "       copy t from stdin", // the caller's own transaction
+		"begin; insert into t values (1);;": "       insert into t values (1);;",
+	} {
+		var sent bytes.Buffer
+		w := backend.NewTestWire(bytes.NewReader(nil), &sent, "acme")
+		w.OnPostgres18()
+		_, err := w.Write(bytesOf(t, &pgproto3.Query{String: text}))
+		require.NoError(t, err)
+		query := ""
+		for rest := sent.Bytes(); len(rest) > 0; {
+			size := 1 + int(binary.BigEndian.Uint32(rest[1:]))
+			if rest[0] == 'Q' {
+				query = string(rest[5 : size-1])
+			}
+			rest = rest[size:]
+		}
+		require.Equal(t, want, query, text)
+	}
+}
+
 type chunks struct {
 	r    io.Reader
 	size int
