@@ -120,6 +120,10 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 		if server.Routine == "RevalidateCachedQuery" && try < maxReplans && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
 		}
+	case "08P01": // a cached description met changed tables: the same, in the mode that caches no plans
+		if server.Routine == "PortalSetResultFormat" && try < maxReplans && raisedAtTop(server, b) && c.restart(ctx) {
+			return nil
+		}
 	case "26000": // the cached statement was taken away out of sight: not found before execution, and pgx has dropped it
 		if server.Routine == "FetchPreparedStatement" && try < maxTries-1 && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
