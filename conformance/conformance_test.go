@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,7 +24,7 @@ import (
 
 // One run instead of all, for looking at one server, pooler and execution mode.
 var (
-	pooler = flag.String("conformance.pooler", "", "one run only: direct, session or transaction")
+	pooler = flag.String("conformance.pooler", "", "one run only: direct, session, transaction or prepared (transaction, by a PgBouncer that follows prepared statements)")
 	major  = flag.Int("conformance.major", 0, "of the server of that run; 0: the newest installed")
 	mode   = flag.String("conformance.mode", "", "default_query_exec_mode of that run")
 )
@@ -37,7 +36,7 @@ func TestConformance(t *testing.T) {
 		t.Skip("needs servers; run without -short")
 	}
 	if *pooler != "" {
-		conformance.Run(t, newRig(t, *major, conformance.Pooler(strings.TrimPrefix(*pooler, "direct")), *mode).harness)
+		conformance.Run(t, newRig(t, *major, *pooler, *mode).harness)
 		return
 	}
 	majors, err := pgtest.Majors(t.Context())
@@ -46,11 +45,11 @@ func TestConformance(t *testing.T) {
 	for _, m := range slices.Compact([]int{oldest, newest}) {
 		t.Run(fmt.Sprintf("PostgreSQL %d direct", m), func(t *testing.T) {
 			t.Parallel()
-			conformance.Run(t, newRig(t, m, conformance.Direct, "").harness)
+			conformance.Run(t, newRig(t, m, "direct", "").harness)
 		})
 		t.Run(fmt.Sprintf("PostgreSQL %d behind PgBouncer", m), func(t *testing.T) {
 			t.Parallel()
-			conformance.Run(t, newRig(t, m, conformance.TransactionPooling, "exec").harness)
+			conformance.Run(t, newRig(t, m, "transaction", "exec").harness)
 		})
 	}
 }
@@ -62,17 +61,25 @@ type rig struct {
 	proxy      *pgtest.Proxy
 	harness    conformance.Harness
 
+	prepared bool // the pooler is one that follows prepared statements
+
 	mu       sync.Mutex
 	bouncers map[int]*pgtest.Bouncer // by pool size
 }
 
-func newRig(t *testing.T, major int, pooler conformance.Pooler, mode string) *rig {
+// newRig makes a rig whose pooler is named as by the flag conformance.pooler.
+func newRig(t *testing.T, major int, pooler, mode string) *rig {
 	t.Helper()
+	kind, ok := map[string]conformance.Pooler{
+		"direct": conformance.Direct, "session": conformance.SessionPooling,
+		"transaction": conformance.TransactionPooling, "prepared": conformance.TransactionPooling,
+	}[pooler]
+	require.True(t, ok, "there is no pooler %q", pooler)
 	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "conformance", Major: major})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Stop()) })
 	require.NoError(t, server.Exec(t.Context(), "postgres", "create role app login noinherit", "create database home", "create database away"))
-	r := &rig{server: server, home: "home", away: "away", bouncers: map[int]*pgtest.Bouncer{}}
+	r := &rig{server: server, home: "home", away: "away", prepared: pooler == "prepared", bouncers: map[int]*pgtest.Bouncer{}}
 	t.Cleanup(func() {
 		for _, b := range r.bouncers {
 			require.NoError(t, b.Stop())
@@ -86,13 +93,17 @@ func newRig(t *testing.T, major int, pooler conformance.Pooler, mode string) *ri
 	}
 	r.harness = conformance.Harness{
 		Open: r.open, A: "acme", B: "globex", C: "elsewhere",
-		Home: admin(r.home), Away: admin(r.away), Login: "app", ExecMode: mode, Pooler: pooler,
+		Home: admin(r.home), Away: admin(r.away), Login: "app", ExecMode: mode, Pooler: kind,
 		Limited:  conformance.Limited{Tenant: "limited", StatementTimeout: 200 * time.Millisecond, WorkMemKB: 1 << 10},
 		First:    conformance.SchemaTenant{Tenant: "first", Schema: "tenant_first", Role: "tenant_first"},
 		Second:   conformance.SchemaTenant{Tenant: "second", Schema: "tenant_second", Role: "tenant_second"},
 		Missing:  conformance.SchemaTenant{Tenant: "missing", Schema: "tenant_missing", Role: "tenant_missing"},
 		Disabled: "disabled", ReadOnly: "readonly",
 		Cut: r.cut,
+	}
+	if r.prepared && (mode == "" || mode == "cache_statement") {
+		r.harness.Exclude = map[string]string{"schema changes": "PgBouncer keeps the statement that the server has for a text, " +
+			"however often a client prepares it anew, until its administrator reconnects"}
 	}
 	return r
 }
@@ -106,7 +117,8 @@ func (r *rig) upstream(t testing.TB, conns int) pgtest.Upstream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.bouncers[conns] == nil {
-		b, err := pgtest.StartBouncer(t.Context(), r.server, pgtest.BouncerOptions{Mode: string(r.harness.Pooler), PoolSize: conns})
+		b, err := pgtest.StartBouncer(t.Context(), r.server,
+			pgtest.BouncerOptions{Mode: string(r.harness.Pooler), PoolSize: conns, Prepared: r.prepared})
 		require.NoError(t, err)
 		r.bouncers[conns] = b
 	}

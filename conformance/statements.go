@@ -15,12 +15,30 @@ func statements(h *Harness) []scenario {
 		{name: "errors point into the caller's text", run: errorPositions},
 		{name: "statements that refuse a transaction block", run: refusesBlock, skip: direct(
 			"behind a pooler they run with the session's settings on a connection that others use, so PostgreSQL's refusal stands")},
+		{name: "a block that commits runs once", run: committingBlock, skip: refusesCommit},
 		{name: "DDL of a tenant", run: tenantDDL},
 	}
 	for _, mode := range h.modes() {
-		list = append(list, scenario{name: mode, run: func(s *scene) { everyUse(s, mode) }})
+		sc := scenario{name: mode, run: func(s *scene) { everyUse(s, mode) }}
+		if mode == describeExec {
+			sc.skip = direct(sentApart)
+		}
+		list = append(list, sc)
 	}
 	return list
+}
+
+const (
+	describeExec = "describe_exec"
+	sentApart    = "this mode sends a statement and its execution apart, and a pooler may have changed the server connection in between"
+)
+
+// refusesCommit is for blocks that need a connection of their own.
+func refusesCommit(s setting) string {
+	if s.major >= 18 && s.pooler != Direct {
+		return "since version 18 PostgreSQL refuses a COMMIT in a block that is not alone in its flight, and behind a pooler it never is"
+	}
+	return ""
 }
 
 var pgxModes = map[string]pgx.QueryExecMode{
@@ -128,7 +146,7 @@ func everyType(s *scene) {
 	equal(s, `\x00ff`, value[string](s, s.a, s.db, "select $1::bytea::text", []byte{0, 0xff}))
 	for _, text := range []string{"", "'", `\'; select 1 --`, "$1", "ä€😀", "a\nb\tc", fmt.Sprintf("%01000d", 7), "';commit;--"} {
 		for mode := range pgxModes {
-			if s.h.ExecMode != "" && mode != s.h.ExecMode {
+			if s.h.ExecMode != "" && mode != s.h.ExecMode || s.h.Pooler != Direct && mode == describeExec {
 				continue
 			}
 			equal(s, text, value[string](s, s.a, s.db, "select $1::text", pgxModes[mode], text), "in mode %s", mode)
@@ -179,6 +197,24 @@ func refusesBlock(s *scene) {
 	}
 	s.code(execErr(s.a, s.db, "insert into orders (note) values ('once'); commit; vacuum own"), "25001")
 	equal(s, 1, s.count("once"), "a string is not run again because of its last statement")
+}
+
+func committingBlock(s *scene) {
+	const block = "do $$ begin insert into orders (note) values ('%[1]s'); commit; %[2]s; end $$"
+	for i, ctx := range []context.Context{s.a, s.b, s.b} {
+		note := fmt.Sprint("block ", i)
+		s.exec(ctx, s.db, fmt.Sprintf(block, note, "perform 1"))
+		equal(s, 1, s.count(note))
+		note += " and an error"
+		s.code(execErr(ctx, s.db, fmt.Sprintf(block, note, "raise exception using errcode = '2D000'")), "2D000")
+		equal(s, 1, s.count(note), "what was committed is not run again")
+		s.exec(ctx, s.db, "delete from orders where note like 'block%'")
+		s.ownRows()
+	}
+	tx := s.begin(s.a)
+	s.code(execErr(s.a, tx, fmt.Sprintf(block, "refused", "perform 1")), "2D000", "in a transaction")
+	s.ok(tx.Rollback())
+	equal(s, 0, s.count("refused"))
 }
 
 func tenantDDL(s *scene) {

@@ -18,7 +18,12 @@ func severalStatements(s *scene) {
 			s.ownRows()
 		}
 	}
-	s.code(s.db.QueryRowContext(s.a, "select $1::int; select 2", 1).Scan(new(int)), "42601")
+	err := s.db.QueryRowContext(s.a, "select $1::int; select 2", 1).Scan(new(int))
+	if s.h.ExecMode == "simple_protocol" {
+		s.ok(err) // the one mode in which a string with arguments may hold several
+	} else {
+		s.code(err, "42601")
+	}
 	s.code(execErr(s.a, s.db, "select 1; select 1/0; insert into orders (note) values ('never')"), "22012")
 	equal(s, 0, s.count("never"))
 	s.ownRows()
