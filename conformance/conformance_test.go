@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,7 +37,9 @@ func TestConformance(t *testing.T) {
 		t.Skip("needs servers; run without -short")
 	}
 	if *pooler != "" {
-		conformance.Run(t, newRig(t, *major, *pooler, *mode).harness)
+		r := newRig(t, *major, *pooler, *mode)
+		conformance.Run(t, r.harness)
+		r.logVersions(t)
 		return
 	}
 	majors, err := pgtest.Majors(t.Context())
@@ -106,6 +109,20 @@ func newRig(t *testing.T, major int, pooler, mode string) *rig {
 			"however often a client prepares it anew, until its administrator reconnects"}
 	}
 	return r
+}
+
+// logVersions tells what the run was on, in a line that internal/matrix reads.
+func (r *rig) logVersions(t *testing.T) {
+	t.Helper()
+	var version string
+	require.NoError(t, r.harness.Home.QueryRowContext(t.Context(), "show server_version").Scan(&version))
+	version, _, _ = strings.Cut(version, " ") // distributions add their own
+	line := "on: PostgreSQL " + version
+	for _, b := range r.bouncers {
+		line += ", PgBouncer " + b.Version()
+		break
+	}
+	t.Log(line)
 }
 
 // upstream is what the driver connects to: the server, or a pooler with as many connections as the driver may use.

@@ -19,7 +19,7 @@ import (
 type BouncerOptions struct {
 	Mode     string            // "session" or "transaction"; "" = transaction
 	PoolSize int               // server connections per user and database; 0 = PgBouncer's default, 20
-	Prepared bool              // a PgBouncer of 1.21 or later that follows prepared statements, 100 of each client
+	Prepared bool              // follow prepared statements, 100 of each client: PgBouncer 1.21 or later
 	Settings map[string]string // entries of the section [pgbouncer] on top of, or instead of, ours
 }
 
@@ -27,6 +27,7 @@ type BouncerOptions struct {
 // without a password. All methods are safe for concurrent use.
 type Bouncer struct {
 	dir     *folder
+	version string
 	port    int
 	process *process
 	stop    sync.Once
@@ -56,11 +57,11 @@ func StartBouncer(ctx context.Context, s *Server, o BouncerOptions) (*Bouncer, e
 	if err != nil {
 		return nil, err
 	}
-	b := &Bouncer{dir: dir, port: 6432}
-	if err := errors.Join(b.write("users", "\"postgres\" \"\"\n"), b.write("ini", b.configuration(s, o))); err != nil {
+	b := &Bouncer{dir: dir, version: program.version, port: 6432}
+	if err := errors.Join(b.write("users", "\"postgres\" \"\"\n"), b.write("ini", b.configuration(s, o, program.prepares))); err != nil {
 		return nil, errors.Join(err, dir.remove())
 	}
-	if err := b.launch(ctx, program, as); err != nil {
+	if err := b.launch(ctx, program.path, as); err != nil {
 		return nil, errors.Join(err, dir.remove())
 	}
 	track(b)
@@ -73,7 +74,7 @@ func (b *Bouncer) write(name, text string) error {
 
 // configuration trusts every client, but PgBouncer wants to know each user: those missing in the users file are looked
 // up in the server by the superuser, so that roles created later work, too.
-func (b *Bouncer) configuration(s *Server, o BouncerOptions) string {
+func (b *Bouncer) configuration(s *Server, o BouncerOptions, prepares bool) string {
 	all := map[string]string{
 		"pool_mode":          o.Mode,
 		"auth_type":          "trust",
@@ -90,6 +91,8 @@ func (b *Bouncer) configuration(s *Server, o BouncerOptions) string {
 	}
 	if o.Prepared {
 		all["max_prepared_statements"] = "100"
+	} else if prepares {
+		all["max_prepared_statements"] = "0" // not so since 1.24, and what a test sees must not depend on that
 	}
 	maps.Copy(all, o.Settings)
 	all["unix_socket_dir"] = b.dir.path
@@ -138,6 +141,9 @@ func (b *Bouncer) DSN(user, database string) string { return dsn(b.dir.path, b.p
 
 // Socket returns the folder of the Unix socket and the port in its name.
 func (b *Bouncer) Socket() (dir string, port int) { return b.dir.path, b.port }
+
+// Version returns the version of the program, such as 1.24.1.
+func (b *Bouncer) Version() string { return b.version }
 
 // LogFile returns the path of the bouncer's log.
 func (b *Bouncer) LogFile() string { return filepath.Join(b.dir.path, "log") }

@@ -55,6 +55,22 @@ func TestSessionModeKeepsTheBackendUntilTheClientLeaves(t *testing.T) {
 	require.Equal(t, pid, backendPID(t, simple(t, bouncer.DSN("postgres", database))))
 }
 
+// Newer versions follow them by default, and what a test sees must not depend on the version. That they are followed when asked
+// for is what the matrix shows: its cells would fail.
+func TestPreparedStatementsAreNotFollowedUnlessAskedFor(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "a")
+	database := server.NewDatabase(t)
+	bouncer := startBouncer(t, server, pgtest.BouncerOptions{PoolSize: 1})
+	require.NotEmpty(t, bouncer.Version())
+	prepare := func() error {
+		_, err := simple(t, bouncer.DSN("postgres", database)).PgConn().Prepare(t.Context(), "s", "select 1", nil)
+		return err
+	}
+	require.NoError(t, prepare())
+	require.ErrorContains(t, prepare(), "42P05", "the second client's statement, on the same server connection")
+}
+
 func TestBouncerRefusesUnknownMode(t *testing.T) {
 	t.Parallel()
 	_, err := pgtest.StartBouncer(t.Context(), pgtest.Shared(t, "a"), pgtest.BouncerOptions{Mode: "statements"})

@@ -166,28 +166,28 @@ func inspect(ctx context.Context, dir string) (binaries, error) {
 	return b, nil
 }
 
-// findBouncer returns the path of a pgbouncer, the first found or the first that knows prepared statements.
-func findBouncer(ctx context.Context, prepares bool) (string, error) {
+// bouncerProgram is one installation of PgBouncer.
+type bouncerProgram struct {
+	path, version string
+	prepares      bool // it can follow the statements that clients prepare by the protocol: since 1.21
+}
+
+// findBouncer returns a pgbouncer, the first found or the first that can follow prepared statements.
+func findBouncer(ctx context.Context, prepares bool) (bouncerProgram, error) {
 	for _, path := range candidateBouncers() {
-		if !prepares {
-			return path, nil
+		if b, err := inspectBouncer(ctx, path); err != nil || b.prepares || !prepares {
+			return b, err
 		}
-		switch ok, err := knowsPrepared(ctx, path); {
-		case err != nil:
-			return "", err
-		case ok:
-			return path, nil
-		}
+	}
+	where := ""
+	if path := os.Getenv(bouncerEnv); path != "" {
+		where = fmt.Sprintf(" as %s=%q", bouncerEnv, path)
 	}
 	if prepares {
-		where := ""
-		if path := os.Getenv(bouncerEnv); path != "" {
-			where = fmt.Sprintf(" as %s=%q", bouncerEnv, path)
-		}
-		return "", fmt.Errorf("pgtest: PgBouncer 1.21 or later: %w%s; run script/setup-matrix pgbouncer, or set %s to the program",
+		return bouncerProgram{}, fmt.Errorf("pgtest: PgBouncer 1.21 or later: %w%s; run script/setup-matrix pgbouncer, or set %s to the program",
 			ErrNotInstalled, where, bouncerEnv)
 	}
-	return "", fmt.Errorf("pgtest: PgBouncer: %w; run script/setup, or install it (apt-get install pgbouncer | dnf install pgbouncer | "+
+	return bouncerProgram{}, fmt.Errorf("pgtest: PgBouncer: %w; run script/setup, or install it (apt-get install pgbouncer | dnf install pgbouncer | "+
 		"brew install pgbouncer), or set %s to the program", ErrNotInstalled, bouncerEnv)
 }
 
@@ -211,21 +211,20 @@ func candidateBouncers() []string {
 	return found
 }
 
-var bouncerVersion = regexp.MustCompile(`PgBouncer (\d+)\.(\d+)`)
+var bouncerVersion = regexp.MustCompile(`PgBouncer ((\d+)\.(\d+)\S*)`)
 
-// knowsPrepared reports whether a pgbouncer follows the statements that clients prepare by the protocol: since 1.21.
-func knowsPrepared(ctx context.Context, program string) (bool, error) {
-	out, err := exec.CommandContext(ctx, program, "--version").Output()
+func inspectBouncer(ctx context.Context, path string) (bouncerProgram, error) {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
-		return false, fmt.Errorf("pgtest: %s --version: %w", program, err)
+		return bouncerProgram{}, fmt.Errorf("pgtest: %s --version: %w", path, err)
 	}
 	m := bouncerVersion.FindSubmatch(out)
 	if m == nil {
-		return false, fmt.Errorf("pgtest: %s --version names no version", program)
+		return bouncerProgram{}, fmt.Errorf("pgtest: %s --version names no version of PgBouncer", path)
 	}
-	major, _ := strconv.Atoi(string(m[1])) // digits, both
-	minor, _ := strconv.Atoi(string(m[2]))
-	return major > 1 || major == 1 && minor >= 21, nil
+	major, _ := strconv.Atoi(string(m[2])) // digits, both
+	minor, _ := strconv.Atoi(string(m[3]))
+	return bouncerProgram{path, string(m[1]), major > 1 || major == 1 && minor >= 21}, nil
 }
 
 func executable(path string) bool {
