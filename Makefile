@@ -6,12 +6,13 @@ FUZZTIME ?= 30s
 HAMMERTIME ?= 10m
 BENCHFLAGS ?=
 SUITEFLAGS ?=
+MATRIXFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint vet test race bench fuzz hammer suites cover generate
+.PHONY: help check fmt lint vet test race bench fuzz hammer suites test-matrix cover generate
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 check: ## what must pass before a commit: format, vet, lint, short tests
 	@files=$$(find . -name '*.go' -not -path '*/.*/*' -exec gofmt -l {} +); \
@@ -51,6 +52,11 @@ hammer: ## the isolation hammer for HAMMERTIME (10m)
 
 suites: ## the tests of pgx, sqlx, GORM and others through this driver, as docs/suites.md
 	go run ./internal/suites $(SUITEFLAGS)
+
+test-matrix: ## the conformance suite on each PostgreSQL, pooler and mode, as docs/compatibility-matrix.md
+	script/setup
+	script/setup-matrix
+	go run ./internal/matrix $(MATRIXFLAGS)
 
 cover: ## test coverage of all packages, as cover.html
 	go test -coverpkg=./... -coverprofile=cover.out ./...

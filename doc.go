@@ -89,9 +89,11 @@
 //
 //	host=bouncer port=6432 user=app dbname=app default_query_exec_mode=exec
 //
-// simple_protocol works as well. Modes that send a statement and its execution apart are refused behind a pooler with
-// [ErrStatementRefused]: its server connection may have changed in between. Keep Config.MaxConns at or below the pooler's
-// pool size, so that statements wait in this driver and not in the pooler.
+// simple_protocol and cache_describe work as well. So does pgx's default mode in session pooling, and from PgBouncer 1.21 on
+// with max_prepared_statements; there, a migration needs a RECONNECT on PgBouncer's console, because PgBouncer keeps what the
+// server has prepared. describe_exec is refused behind a pooler with [ErrStatementRefused]: it sends a statement and its
+// execution apart, and the server connection may have changed in between. Keep Config.MaxConns at or below the pooler's pool
+// size, so that statements wait in this driver and not in the pooler.
 //
 // # Errors
 //
@@ -143,8 +145,9 @@
 // RETURNING), and a text of several statements is for Exec without arguments.
 //
 // Statements that refuse a transaction block (VACUUM, CREATE INDEX CONCURRENTLY) cost two more round trips, and the
-// connection is closed afterwards; behind a pooler PostgreSQL refuses them (25001), as it does in any pipeline. A statement
-// reaches one shard: there are no queries across shards.
+// connection is closed afterwards; behind a pooler PostgreSQL refuses them (25001), as it does in any pipeline. On
+// PostgreSQL 18 the same is true of DO and CALL with a COMMIT inside (2D000). A statement reaches one shard: there are no
+// queries across shards.
 //
 // The driver is no wall against injected SQL: a statement that names the tenant setting can change it. Bind values as
 // arguments, as everywhere.

@@ -28,7 +28,7 @@ var serverPools = []string{
 var controlPlane = []string{
 	"registry/provision", "registry/health", "registry/fleetfile", "registry/singleserver",
 	"migrate", "move", "backup", "cmd", "bench", "conformance", "internal/pgtest", "internal/demo", "internal/hammer",
-	"internal/suites",
+	"internal/suites", "internal/matrix",
 }
 
 // yamlOnly is the one package that parses YAML: a program that only queries links no parser.
@@ -42,7 +42,7 @@ var testOnly = []string{
 
 // testCode reports whether a folder exists for tests.
 func testCode(dir string) bool {
-	return strings.HasSuffix(path.Base(dir), "test") || withinAny(dir, []string{"conformance", "bench", "internal/demo", "internal/hammer", "internal/suites"})
+	return strings.HasSuffix(path.Base(dir), "test") || withinAny(dir, []string{"conformance", "bench", "internal/demo", "internal/hammer", "internal/suites", "internal/matrix"})
 }
 
 func TestLeavesImportNothingOfTheModule(t *testing.T) {
