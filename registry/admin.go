@@ -17,6 +17,7 @@ type Admin struct {
 	store backing
 	actor string
 	sizer Sizer       // for shards with MaxBytes
+	sizes measured    // what it found, for a short time
 	first *FirstSight // nil: unknown tenants are refused
 }
 
@@ -60,8 +61,10 @@ type ledger interface {
 	// lock lets one transaction at a time choose shards and change them. It ends with the transaction and is held for
 	// rows only: nobody runs DDL or asks a shard anything under it.
 	lock(ctx context.Context) error
-	// population counts the tenants of each shard.
+	// population counts the tenants of each shard. It reads all of them.
 	population(ctx context.Context) (map[string]population, error)
+	// inhabitants counts the tenants of one shard.
+	inhabitants(ctx context.Context, shard string) (int, error)
 	// record writes to the audit log and tells the watchers.
 	record(ctx context.Context, entry AuditEntry, notification string) error
 }

@@ -50,12 +50,8 @@ func (a *Admin) AddTenant(ctx context.Context, tenant Tenant, where *Assignment)
 		tenant.State = resolver.StateProvisioning
 	}
 	asked := where.withDefaults()
-	shards, err := a.ListShards(ctx)
-	if err != nil {
-		return TenantInfo{}, err
-	}
 	pick := &picker{Assignment: asked, tenant: tenant.ID, chosen: chosen, tooLarge: make(map[string]string)}
-	if err := a.weigh(ctx, pick, shards); err != nil {
+	if err := a.weigh(ctx, pick); err != nil {
 		return TenantInfo{}, err
 	}
 
@@ -100,43 +96,6 @@ func alreadyThere(t *TenantInfo) error {
 	return fmt.Errorf("%w: tenant %q on shard %q %s", ErrExists, cut(t.ID), t.Shard, what)
 }
 
-// weigh asks shards for their sizes where that is needed: before the lock, and never under it.
-func (a *Admin) weigh(ctx context.Context, pick *picker, infos []ShardInfo) error {
-	var able, limited []Shard
-	for _, info := range infos {
-		if pick.refusal(info) != "" {
-			continue
-		}
-		able = append(able, info.Shard)
-		if info.MaxBytes > 0 {
-			limited = append(limited, info.Shard)
-		}
-	}
-	if sizer, ok := pick.Strategy.(Sizer); ok && pick.chosen == "" && len(able) > 0 {
-		// Shards that were not measured are no candidates; the error is told when no other shard fits.
-		pick.sizes, pick.unmeasured = sizer.Sizes(ctx, able)
-	}
-	if len(limited) == 0 {
-		return nil
-	}
-	bytes, err := a.sizer.Sizes(ctx, limited)
-	for _, shard := range limited {
-		size, measured := bytes[shard.Name]
-		switch {
-		case !measured:
-			pick.tooLarge[shard.Name] = "its size against max bytes could not be measured"
-			pick.unmeasured = err
-		case size > float64(shard.MaxBytes):
-			note := fmt.Sprintf("its databases hold %.0f bytes, more than its max bytes %d", size, shard.MaxBytes)
-			pick.tooLarge[shard.Name] = note
-			if err := a.SetShardState(ctx, shard.Name, ShardFull, note); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // picker chooses the shard of one tenant.
 type picker struct {
 	Assignment
@@ -145,6 +104,7 @@ type picker struct {
 	sizes      map[string]float64 // what the strategy measured
 	tooLarge   map[string]string  // why a shard is, by name
 	unmeasured error
+	refusals   []string // why shards take it not, in the end
 }
 
 // shard chooses under the lock.
@@ -153,44 +113,86 @@ func (p *picker) shard(ctx context.Context, tx *change) (name, how string, err e
 	if err != nil {
 		return "", "", err
 	}
-	counts, err := tx.population(ctx)
-	if err != nil {
-		return "", "", err
-	}
+	found := false
+	p.refusals = nil // it may be run again
 	var fit []Candidate
-	var refusals []string
 	for _, shard := range shards {
 		if p.chosen != "" && shard.Name != p.chosen {
 			continue
 		}
-		why := p.refusal(ShardInfo{Shard: shard, Tenants: counts[shard.Name].tenants})
+		found = true
+		why := p.refusal(ShardInfo{Shard: shard})
 		size, measured := p.sizes[shard.Name]
 		if why == "" && p.chosen == "" && !measured && needsSize(p.Strategy) {
 			why = "it could not be measured"
 		}
 		if why != "" {
-			refusals = append(refusals, fmt.Sprintf("%s: %s", shard.Name, why))
+			p.refuse(shard.Name, why)
 			continue
 		}
-		fit = append(fit, Candidate{Shard: shard, Tenants: counts[shard.Name].tenants, Size: size})
+		fit = append(fit, Candidate{Shard: shard, Size: size})
 	}
-	switch {
-	case len(fit) == 0 && p.chosen != "" && len(refusals) == 0:
+	if !found && p.chosen != "" {
 		return "", "", fmt.Errorf("%w: %q", ErrShardNotFound, cut(p.chosen))
-	case len(fit) == 0:
-		return "", "", p.noneFits(refusals)
-	case p.chosen != "":
-		return p.chosen, "explicit", nil
 	}
-	name, err = p.Strategy.Pick(p.tenant, fit)
-	if err != nil {
-		return "", "", fmt.Errorf("strategy %s: tenant %q: %w", p.Strategy.Name(), cut(p.tenant), err)
+	if _, blind := p.Strategy.(Hash); !blind && p.chosen == "" {
+		if fit, err = p.counted(ctx, tx, fit); err != nil {
+			return "", "", err
+		}
 	}
-	if !slices.ContainsFunc(fit, func(c Candidate) bool { return c.Shard.Name == name }) {
-		return "", "", fmt.Errorf("%w: strategy %s chose shard %q, which was no candidate", ErrInvalid, p.Strategy.Name(), cut(name))
-	}
-	return name, p.Strategy.Name(), nil
+	return p.first(ctx, tx, fit)
 }
+
+// counted adds the numbers of tenants, and drops shards that have enough.
+func (p *picker) counted(ctx context.Context, tx *change, fit []Candidate) ([]Candidate, error) {
+	counts, err := tx.population(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range fit {
+		fit[i].Tenants = counts[c.Shard.Name].tenants
+	}
+	return slices.DeleteFunc(fit, func(c Candidate) bool { return p.full(c.Shard, c.Tenants) }), nil
+}
+
+// first takes the candidate that the caller or the strategy prefers and that has room. Only that one's tenants are
+// counted: with all of them the hundred-thousandth tenant would hold the lock for as long as it takes to read a hundred
+// thousand rows, and Hash does not look at numbers.
+func (p *picker) first(ctx context.Context, tx *change, fit []Candidate) (name, how string, err error) {
+	for len(fit) > 0 {
+		name, how = p.chosen, "explicit"
+		if p.chosen == "" {
+			how = p.Strategy.Name()
+			if name, err = p.Strategy.Pick(p.tenant, fit); err != nil {
+				return "", "", fmt.Errorf("strategy %s: tenant %q: %w", how, cut(p.tenant), err)
+			}
+		}
+		i := slices.IndexFunc(fit, func(c Candidate) bool { return c.Shard.Name == name })
+		if i < 0 {
+			return "", "", fmt.Errorf("%w: strategy %s chose shard %q, which was no candidate", ErrInvalid, how, cut(name))
+		}
+		if fit[i].Shard.MaxTenants == UnlimitedTenants {
+			return name, how, nil
+		}
+		tenants, err := tx.inhabitants(ctx, name)
+		if err != nil || !p.full(fit[i].Shard, tenants) {
+			return name, how, err
+		}
+		fit = slices.Delete(fit, i, i+1)
+	}
+	return "", "", p.noneFits()
+}
+
+// full reports whether a shard has as many tenants as it may, and keeps that as the reason.
+func (p *picker) full(shard Shard, tenants int) bool {
+	why := p.refusal(ShardInfo{Shard: shard, Tenants: tenants})
+	if why != "" {
+		p.refuse(shard.Name, why)
+	}
+	return why != ""
+}
+
+func (p *picker) refuse(shard, why string) { p.refusals = append(p.refusals, shard+": "+why) }
 
 // refusal says why a shard takes no tenant of this kind, or "".
 func (p *picker) refusal(s ShardInfo) string {
@@ -207,10 +209,12 @@ func (p *picker) refusal(s ShardInfo) string {
 	return p.tooLarge[s.Name]
 }
 
-func (p *picker) noneFits(refusals []string) error {
-	if len(refusals) == 0 {
+func (p *picker) noneFits() error {
+	if len(p.refusals) == 0 {
 		return fmt.Errorf("%w tenant %q: there are no shards: add one", ErrNoShardFits, cut(p.tenant))
 	}
+	slices.Sort(p.refusals)
+	refusals := p.refusals
 	if p.unmeasured != nil {
 		refusals = append(refusals, p.unmeasured.Error())
 	}

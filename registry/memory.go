@@ -107,6 +107,11 @@ func (m *memory) change(ctx context.Context, what string, do func(tx *change) er
 
 func (tx *memoryTx) lock(context.Context) error { return nil } // the whole transaction is alone
 
+func (tx *memoryTx) inhabitants(ctx context.Context, shard string) (int, error) {
+	counts, err := tx.population(ctx)
+	return counts[shard].tenants, err
+}
+
 func (tx *memoryTx) population(context.Context) (map[string]population, error) {
 	counts := make(map[string]population)
 	for _, t := range tx.tenants {

@@ -36,7 +36,7 @@ type Options struct {
 	// Actor is recorded in the audit log for changes whose context names nobody; see [WithActor]. Default: the operating
 	// system's user and the name of the program.
 	Actor string
-	// Sizer measures shards that have MaxBytes when a tenant is added. Set it where the databases' size in PostgreSQL is
+	// Sizer measures shards that have MaxBytes when a tenant is added; an answer below MaxBytes is good for 30 s. Set it where the databases' size in PostgreSQL is
 	// not what counts, for example the free space that a provider reports. Default [Bytes].
 	Sizer Sizer
 	// FirstSight adds unknown tenants when they are looked up. Default: they are refused.

@@ -103,6 +103,8 @@ const (
 
 	populationSQL = `select shard, count(*), count(*) filter (where schema <> '') from {s}.tenants group by shard`
 
+	inhabitantsSQL = `select count(*) from {s}.tenants where shard = $1`
+
 	// One statement, so that an audit record costs one round trip. The version is read where it cannot change any more:
 	// Init waits for this transaction, or this one for Init.
 	recordSQL = `with audit as (
@@ -127,6 +129,11 @@ func (tx *postgresTx) population(ctx context.Context) (map[string]population, er
 		return none, err
 	})
 	return counts, err
+}
+
+func (tx *postgresTx) inhabitants(ctx context.Context, shard string) (n int, err error) {
+	err = tx.tx.QueryRowContext(ctx, tx.p.sql(inhabitantsSQL), shard).Scan(&n)
+	return n, err
 }
 
 func (tx *postgresTx) record(ctx context.Context, e AuditEntry, notification string) error {
