@@ -19,7 +19,7 @@ func tiny(t *testing.T, args ...string) options {
 		"-rounds=2", "-round-time=3ms", "-rows=2000", "-out", filepath.Join(t.TempDir(), "out", "latest.json"),
 	}, args...), io.Discard)
 	require.NoError(t, err)
-	o.tenants, o.idle, o.idleRounds, o.routing = 50, 5*time.Millisecond, 1, false
+	o.tenants, o.idle, o.idleRounds, o.routing, o.registry = 50, 5*time.Millisecond, 1, false, 0
 	return o
 }
 
@@ -72,6 +72,31 @@ func TestProfileHoldsOurPeer(t *testing.T) {
 	require.Positive(t, info.Size())
 }
 
+func TestRegistrySectionRunsAlone(t *testing.T) {
+	t.Parallel()
+	needServer(t)
+	file := filepath.Join(t.TempDir(), "registry.json")
+	o, err := parseOptions([]string{"-only=registry", "-registry-tenants=1200", "-out", file}, io.Discard)
+	require.NoError(t, err)
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), &out, o))
+	require.Contains(t, out.String(), "registry of 1200 tenants")
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var got results
+	require.NoError(t, json.Unmarshal(text, &got))
+	var names []string
+	for _, r := range got {
+		names = append(names, r.Case)
+		require.Positive(t, r.P50us, r.Case)
+		require.GreaterOrEqual(t, r.P99us, r.P50us, r.Case)
+		require.Positive(t, r.OpsPerS, r.Case)
+	}
+	require.Equal(t, []string{
+		"registry_add", "registry_list_page", "registry_resolve_cold", "registry_resolve_cached", "registry_provision_schema",
+	}, names)
+}
+
 func TestUnknownNamesAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{
@@ -80,6 +105,8 @@ func TestUnknownNamesAreRefused(t *testing.T) {
 		"delay":       {"-delay=fast"},
 		"concurrency": {"-concurrency=0"},
 		"rounds":      {"-rounds=0"},
+		"section":     {"-only=none"},
+		"no registry": {"-only=registry", "-registry-tenants=0"},
 		"argument":    {"read_lane1"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -46,6 +46,8 @@ type options struct {
 	burst       int // goroutines of the stampede
 	tcp         bool
 	routing     bool
+	registry    int    // tenants of the registry section
+	only        string // the section to run alone
 	cpuProfile  string
 	jsonFile    string
 }
@@ -65,6 +67,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.DurationVar(&o.roundTime, "round-time", 120*time.Millisecond, "length of one turn")
 	flags.IntVar(&o.rows, "rows", 1_000_000, "rows of the table, spread over the tenants")
 	flags.BoolVar(&o.tcp, "tcp", false, "without delay, use TCP on 127.0.0.1 instead of the unix socket")
+	flags.IntVar(&o.registry, "registry-tenants", registryTenants, "tenants of the registry section; 0 leaves it out")
+	flags.StringVar(&o.only, "only", "", "only this section: registry")
 	flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of "+ownPeer+" alone to this file, in extra rounds")
 	flags.StringVar(&o.jsonFile, "out", "bench/out/latest.json", "write the results to this file")
 	if err := flags.Parse(args); err != nil {
@@ -85,6 +89,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		}
 		if !set["rows"] {
 			o.rows = 100_000
+		}
+		if !set["registry-tenants"] {
+			o.registry = 5000
 		}
 		o.idleRounds = 2
 	}
@@ -118,6 +125,15 @@ func (o options) validate() error {
 	}
 	if o.rounds < 1 || o.roundTime <= 0 || o.rows < 1 {
 		errs = append(errs, errors.New("-rounds, -round-time and -rows must be positive"))
+	}
+	if o.registry < 0 {
+		errs = append(errs, errors.New("-registry-tenants must not be negative"))
+	}
+	if o.only != "" && o.only != "registry" {
+		errs = append(errs, fmt.Errorf("-only %q: the only section that runs alone is registry", o.only))
+	}
+	if o.only == "registry" && o.registry == 0 {
+		errs = append(errs, errors.New("-only registry needs -registry-tenants above 0"))
 	}
 	return errors.Join(errs...)
 }

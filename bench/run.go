@@ -14,6 +14,13 @@ import (
 // run measures everything the options ask for, prints it, writes the JSON and fails when a case did not run correctly. A
 // missed target is not a failure.
 func run(ctx context.Context, out io.Writer, o options) (err error) {
+	if o.only == "registry" {
+		rs, err := measureRegistry(ctx, out, o.registry)
+		if err != nil {
+			return err
+		}
+		return writeJSON(o.jsonFile, rs)
+	}
 	begin := time.Now()
 	f, err := startFleet(ctx, o.rows, o.tenants)
 	if err != nil {
@@ -225,6 +232,13 @@ func (b *bench) report(ctx context.Context) error {
 		if err := measureResets(ctx, b.out, b.fleet.server.DSN(benchRole, benchDatabase), b.fleet.tenants[0]); err != nil {
 			return err
 		}
+	}
+	if b.registry > 0 {
+		rs, err := measureRegistry(ctx, b.out, b.registry)
+		if err != nil {
+			return err
+		}
+		b.results = append(b.results, rs...)
 	}
 	if err := printFootprints(b.out, b.footprints); err != nil {
 		return err
