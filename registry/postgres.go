@@ -199,9 +199,14 @@ func (p *Postgres) explain(ctx context.Context, what string, err error) error {
 		return nil
 	}
 	var answer *pgconn.PgError
+	var connect *pgconn.ConnectError
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", what, ctx.Err())
+	case errors.As(err, &connect):
+		// pgx's own text has user and database of the DSN in it.
+		return fmt.Errorf("%s: the registry cannot be reached: %w: check that its server runs, and what its DSN names",
+			what, connectError(err))
 	case errors.Is(err, driver.ErrBadConn):
 		return fmt.Errorf("%s: the connection to the registry was lost", what)
 	case errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "3F000" || answer.Code == "42703"):

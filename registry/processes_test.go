@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,5 +226,136 @@ func TestAKilledRegistryRoutesToNothingHalfDone(t *testing.T) {
 			actions = 2
 		}
 		require.Len(t, log, actions, "each change with its record, and no record without its change")
+	}
+}
+
+func TestARegistryKilledDuringChangesKeepsWhatItPromisedAndRecordedIt(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{
+		Name: "changed", Settings: map[string]string{"synchronous_commit": "on"}, // a promise is one
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	ctx := t.Context()
+	store := open(t, server.DSN("postgres", server.NewDatabase(t)), nil)
+	require.NoError(t, store.Init(ctx))
+	require.NoError(t, store.PutShard(ctx, registry.Shard{Name: "s1", DSN: "host=s1"}))
+	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: "acme", Shard: "s1"}))
+	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: "initech", Shard: "s1"}))
+	// Each subject has one writer that goes back and forth between two values. A change that failed may have happened.
+	subjects := []struct {
+		kind, name, field string
+		values            [2]string
+		set               func(value string) error
+		stored            func() (string, error)
+	}{
+		{
+			"tenant", "acme", "state", [2]string{"disabled", "active"},
+			func(v string) error { return store.SetTenantState(ctx, "acme", resolver.State(v)) },
+			func() (string, error) { route, err := store.Lookup(ctx, "acme"); return string(stateOf(route)), err },
+		},
+		{
+			"tenant", "initech", "plan", [2]string{"growth", "free"},
+			func(v string) error { return store.SetTenantPlan(ctx, "initech", v) },
+			func() (string, error) { info, err := store.Tenant(ctx, "initech"); return info.Plan, err },
+		},
+		{
+			"shard", "s1", "state", [2]string{"draining", "open"},
+			func(v string) error { return store.SetShardState(ctx, "s1", registry.ShardState(v), "a test") },
+			func() (string, error) {
+				infos, err := store.ListShards(ctx)
+				if err != nil {
+					return "", err
+				}
+				return string(infos[0].State), nil
+			},
+		},
+	}
+	var (
+		promised = make([]atomic.Pointer[string], len(subjects)) // nil while a change may or may not have happened
+		done     = make([]atomic.Int64, len(subjects))
+		stop     = make(chan struct{})
+		wg       sync.WaitGroup
+	)
+	for n, s := range subjects {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				value := s.values[i%2]
+				promised[n].Store(nil)
+				if s.set(value) == nil {
+					promised[n].Store(&value)
+					done[n].Add(1)
+				}
+			}
+		})
+	}
+	progress := func() {
+		for n := range subjects {
+			from := done[n].Load()
+			eventually(t, func() bool { return done[n].Load() >= from+10 })
+		}
+	}
+	for range 3 {
+		progress()
+		require.NoError(t, server.Kill())
+		require.NoError(t, server.Restart(ctx))
+		require.NoError(t, store.Init(ctx), "what is there is left alone")
+	}
+	progress()
+	close(stop)
+	wg.Wait()
+
+	for n, s := range subjects {
+		stored, err := s.stored()
+		require.NoError(t, err)
+		if value := promised[n].Load(); value != nil {
+			require.Equal(t, *value, stored, "%s %s", s.kind, s.name)
+		}
+		log, err := store.Audit(ctx, registry.AuditFilter{Kind: s.kind, Subject: s.name, Limit: 10000})
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, int64(len(log)), done[n].Load()/2, "no change without a record")
+		require.Equal(t, stored, log[0].After[s.field], "the last record is what is stored")
+		for i := range len(log) - 1 {
+			if log[i].Before != nil {
+				require.Equal(t, log[i+1].After[s.field], log[i].Before[s.field], "records of %s %s follow on each other", s.kind, s.name)
+			}
+		}
+	}
+}
+
+func stateOf(route *resolver.Route) resolver.State {
+	if route == nil {
+		return ""
+	}
+	return route.State
+}
+
+func TestInitThatIsKilledIsCompletedByTheNext(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "initkill", Settings: map[string]string{"synchronous_commit": "on"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	ctx := t.Context()
+	for range 5 {
+		store := open(t, server.DSN("postgres", server.NewDatabase(t)), nil)
+		ended := make(chan error, 1)
+		go func() { ended <- store.Init(ctx) }()
+		require.NoError(t, server.Kill())
+		first := <-ended
+		require.NoError(t, server.Restart(ctx))
+		plans, err := store.ListPlans(ctx)
+		if first != nil && err != nil {
+			require.ErrorIs(t, err, registry.ErrNotInitialized, "all of it or nothing")
+		} else {
+			require.NoError(t, err)
+			require.NotEmpty(t, plans)
+		}
+		require.NoError(t, store.Init(ctx))
+		require.NoError(t, store.PutShard(ctx, registry.Shard{Name: "s1", DSN: "host=s1"}))
 	}
 }
