@@ -62,5 +62,5 @@ func (a *app) withConfig(
 		return usage("the registry's DSN: %w", err)
 	}
 	defer func() { err = errors.Join(err, reg.Close()) }()
-	return reach(do(a.ctx, reg, cfg))
+	return do(a.ctx, reg, cfg)
 }

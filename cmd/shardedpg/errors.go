@@ -6,8 +6,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
@@ -39,15 +37,6 @@ func complain(err error) int {
 		return exitUsage
 	}
 	return exitFailed
-}
-
-// reach says what could not be connected to. pgx's own text has parts of the DSN in it.
-func reach(err error) error {
-	var connect *pgconn.ConnectError
-	if !errors.As(err, &connect) {
-		return err
-	}
-	return fmt.Errorf("the registry cannot be reached: %w: check the server, and what SHARDEDPG_REGISTRY names", connect.Unwrap())
 }
 
 // invalid turns a value that the registry refuses by itself, whatever is stored, into a usage error.

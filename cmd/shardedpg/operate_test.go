@@ -1,12 +1,16 @@
 package main
 
 import (
+	"database/sql"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
 )
 
 func TestAFleetFileIsPreviewedAppliedAndExported(t *testing.T) {
@@ -100,6 +104,8 @@ func TestATenantIsTakenThroughItsLife(t *testing.T) {
 	require.Equal(t, "growth", f.json(t, "tenant", "show", "acme")["plan"])
 	f.ok(t, "tenant", "override", "acme", "--work-mem", "32MB", "--for", "1h")
 	require.Contains(t, f.ok(t, "tenant", "show", "acme"), "work mem 32MB, until 2")
+	require.Contains(t, f.ok(t, "tenant", "override", "acme", "--work-mem", "32MB"), "never expires")
+	require.Contains(t, f.ok(t, "tenant", "show", "acme"), "work mem 32MB, never expires")
 	f.ok(t, "tenant", "override", "acme", "--clear")
 	require.NotContains(t, f.ok(t, "tenant", "show", "acme"), "32MB")
 	f.ok(t, "tenant", "slug", "acme")
@@ -128,4 +134,23 @@ func TestNothingButTextReachesAPipe(t *testing.T) {
 	require.NotContains(t, r.out, "\x1b")
 	r = f.run(t, "a\nb\n", "tenant", "add", "-f", "-")
 	require.NotContains(t, r.notes+r.out, "\x1b")
+}
+
+func TestAnExpiredOverrideIsShownAsOneAndNotInForce(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "acme", "--plan", "free", "--shard", "eu1")
+	db, err := sql.Open("sharded-pg", f.registry+" sharded_cache_ttl=50ms")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	inForce := func() (limit string) {
+		err := db.QueryRowContext(shardedpg.WithTenant(t.Context(), "acme"), "show statement_timeout").Scan(&limit)
+		require.NoError(t, err)
+		return limit
+	}
+	require.Equal(t, "5s", inForce())
+	f.ok(t, "tenant", "override", "acme", "--statement-timeout", "2m", "--for", "5s")
+	require.Eventually(t, func() bool { return inForce() == "2min" }, 4*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return inForce() == "5s" }, 20*time.Second, 20*time.Millisecond)
+	require.Contains(t, f.ok(t, "tenant", "show", "acme"), "no longer in force")
 }

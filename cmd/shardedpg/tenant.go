@@ -129,7 +129,14 @@ func overrideText(o *registry.Override) string {
 	add(o.MaxConns != 0, "max conns", strconv.Itoa(o.MaxConns))
 	add(o.Rate != 0, "rate", strconv.FormatFloat(o.Rate, 'g', -1, 64)+"/s")
 	add(o.Weight != 0, "weight", strconv.Itoa(o.Weight))
-	add(!o.Expires.IsZero(), "until", when(o.Expires))
+	switch {
+	case o.Expires.IsZero():
+		parts = append(parts, "never expires")
+	case !o.Expires.After(time.Now()):
+		parts = append(parts, "expired "+when(o.Expires)+" and no longer in force")
+	default:
+		parts = append(parts, "until "+when(o.Expires))
+	}
 	add(o.Reason != "", "because of:", o.Reason)
 	return strings.Join(parts, ", ")
 }
@@ -207,8 +214,10 @@ func (c *tenantOverride) Run(a *app) error {
 			StatementTimeout: p.StatementTimeout, WorkMemKB: p.WorkMemKB, MaxConns: p.MaxConns, Weight: p.Weight, Rate: p.Rate,
 			Reason: c.Reason,
 		}
+		done += ", and never expires: shardedpg tenant override --clear ends it"
 		if c.For > 0 {
 			override.Expires = time.Now().Add(c.For)
+			done = "has another limit than its plan until " + when(override.Expires)
 		}
 	}
 	return c.change(a, done, func(ctx context.Context, reg *registry.Postgres, id string) error {
