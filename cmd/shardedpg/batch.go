@@ -104,6 +104,10 @@ func (b *batch) report(a *app, first error) error {
 	if n := len(r.Failed) + len(r.NotTried); n == 0 {
 		return nil
 	}
+	if len(r.Failed) == 0 && a.ctx.Err() != nil {
+		a.note("interrupted: %d not tried, or not to the end; run the same again to go on", len(r.NotTried))
+		return errReported
+	}
 	a.note("%d failed, %d not tried: run the same again when the cause is gone", len(r.Failed), len(r.NotTried))
 	if next := hint(first); next != "" {
 		a.note("next: %s", next)
@@ -122,6 +126,7 @@ func (a *app) bar(what string, total int) (step, done func()) {
 	w.SetTrackerLength(30)
 	style := progress.StyleDefault
 	style.Visibility = progress.StyleVisibility{ETA: true, Percentage: true, Tracker: true, Value: true}
+	style.Options.ErrorString = "stopped"
 	style.Options.TimeInProgressPrecision = time.Second
 	w.SetStyle(style)
 	tracker := &progress.Tracker{Message: what, Total: int64(total), Units: progress.UnitsDefault}
@@ -132,7 +137,11 @@ func (a *app) bar(what string, total int) (step, done func()) {
 		w.Render()
 	}()
 	return func() { tracker.Increment(1) }, sync.OnceFunc(func() {
-		tracker.MarkAsDone()
+		if tracker.IsDone() {
+			tracker.MarkAsDone()
+		} else {
+			tracker.MarkAsErrored()
+		}
 		w.Stop()
 		<-rendered
 	})

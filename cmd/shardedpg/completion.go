@@ -82,7 +82,8 @@ func fishScript(words map[string][]string) string {
 			fmt.Fprintf(&b, "\t\tcase ' %s'\n\t\t\tset path ' %s'\n", path, path)
 		}
 	}
-	b.WriteString("\t\tend\n\tend\n\ttest \"$path\" = \"$argv[1]\"\nend\ncomplete -c shardedpg -f\n")
+	b.WriteString("\t\tend\n\tend\n\ttest \"$path\" = \"$argv[1]\"\nend\ncomplete -c shardedpg -f\n" +
+		"complete -c shardedpg -s f -l file -r -F\n")
 	for _, path := range slices.Sorted(maps.Keys(words)) {
 		at := path
 		if at != "" {

@@ -102,7 +102,7 @@ func (a *app) confirm(what, id string) error {
 	}()
 	select {
 	case <-a.ctx.Done():
-		return a.ctx.Err()
+		return errors.New("interrupted: nothing was destroyed")
 	case line := <-answer:
 		if line != id {
 			return errors.New("that is another ID: nothing was destroyed")
