@@ -250,17 +250,20 @@ func TestARegistryKilledDuringChangesKeepsWhatItPromisedAndRecordedIt(t *testing
 		stored            func() (string, error)
 	}{
 		{
-			"tenant", "acme", "state", [2]string{"disabled", "active"},
+			"tenant", "acme", "state",
+			[2]string{"disabled", "active"},
 			func(v string) error { return store.SetTenantState(ctx, "acme", resolver.State(v)) },
 			func() (string, error) { route, err := store.Lookup(ctx, "acme"); return string(stateOf(route)), err },
 		},
 		{
-			"tenant", "initech", "plan", [2]string{"growth", "free"},
+			"tenant", "initech", "plan",
+			[2]string{"growth", "free"},
 			func(v string) error { return store.SetTenantPlan(ctx, "initech", v) },
 			func() (string, error) { info, err := store.Tenant(ctx, "initech"); return info.Plan, err },
 		},
 		{
-			"shard", "s1", "state", [2]string{"draining", "open"},
+			"shard", "s1", "state",
+			[2]string{"draining", "open"},
 			func(v string) error { return store.SetShardState(ctx, "s1", registry.ShardState(v), "a test") },
 			func() (string, error) {
 				infos, err := store.ListShards(ctx)
