@@ -38,6 +38,7 @@ type backing interface {
 // of them only in the order of their IDs. So there is no deadlock.
 type change struct {
 	ledger
+	census
 	shards  rows[Shard]
 	plans   rows[Plan]
 	tenants rows[TenantInfo]
@@ -61,12 +62,16 @@ type ledger interface {
 	// lock lets one transaction at a time choose shards and change them. It ends with the transaction and is held for
 	// rows only: nobody runs DDL or asks a shard anything under it.
 	lock(ctx context.Context) error
-	// population counts the tenants of each shard. It reads all of them.
-	population(ctx context.Context) (map[string]population, error)
-	// inhabitants counts the tenants of one shard.
-	inhabitants(ctx context.Context, shard string) (int, error)
 	// record writes to the audit log and tells the watchers.
 	record(ctx context.Context, entry AuditEntry, notification string) error
+}
+
+// census counts tenants.
+type census interface {
+	// population counts those of each shard. It reads all of them.
+	population(ctx context.Context) (map[string]population, error)
+	// inhabitants counts those of one shard.
+	inhabitants(ctx context.Context, shard string) (int, error)
 }
 
 type population struct{ tenants, schemas int }

@@ -85,6 +85,7 @@ func (m *memory) change(ctx context.Context, what string, do func(tx *change) er
 	err := do(&change{
 		refusal: refusal,
 		ledger:  tx,
+		census:  tx,
 		shards:  memoryRows[Shard]{tx, m.shards, shardKind.key},
 		plans:   memoryRows[Plan]{tx, m.plans, planKind.key},
 		tenants: memoryTenants{memoryRows[TenantInfo]{tx, m.tenants, tenantKind.key}},

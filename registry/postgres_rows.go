@@ -27,7 +27,7 @@ func (t *tables) change(ctx context.Context, what string, do func(tx *change) er
 		if err = t.p.write(ctx, func(tx *sql.Tx) error {
 			ptx := &postgresTx{t.p, tx}
 			return do(&change{
-				ledger: ptx, shards: shardRows{ptx}, plans: planRows{ptx}, tenants: tenantRows{ptx}, graves: graveRows{ptx},
+				ledger: ptx, census: ptx, shards: shardRows{ptx}, plans: planRows{ptx}, tenants: tenantRows{ptx}, graves: graveRows{ptx},
 			})
 		}); !errors.Is(err, errAgain) {
 			break
