@@ -143,9 +143,11 @@ func TestInitUpgradesTheFirstVersion(t *testing.T) {
 	}
 	route, err := store.Lookup(t.Context(), "acme")
 	require.NoError(t, err)
+	plan := registry.DefaultPlans()[0]
+	plan.Rate = 0 // as it was: an upgrade begins to limit nobody
 	require.Equal(t, resolver.Route{
 		Tenant: "acme", Shard: resolver.Shard{Name: "s1", DSN: "host=s1"}, Model: resolver.ModelSchema, Schema: "own",
-		Role: "own_role", Plan: registry.DefaultPlans()[0], State: resolver.StateReadOnly, Epoch: 7,
+		Role: "own_role", Plan: plan, State: resolver.StateReadOnly, Epoch: 7,
 	}, *route)
 	require.NoError(t, store.SetTenantState(t.Context(), "acme", resolver.StateActive))
 	shards, err := store.ListShards(t.Context())

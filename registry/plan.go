@@ -13,10 +13,10 @@ const defaultPlan = "free"
 // DefaultPlans returns the plans that a new registry has. A caller may change the slice.
 func DefaultPlans() []Plan {
 	return []Plan{
-		{Name: defaultPlan, StatementTimeout: 5 * time.Second, WorkMemKB: 4 << 10, MaxConns: 2, Weight: 1},
-		{Name: "starter", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10, MaxConns: 5, Weight: 2},
-		{Name: "growth", StatementTimeout: 60 * time.Second, WorkMemKB: 64 << 10, MaxConns: 20, Weight: 4},
-		{Name: "enterprise", StatementTimeout: 300 * time.Second, WorkMemKB: 256 << 10, MaxConns: 100, Weight: 8},
+		{Name: defaultPlan, StatementTimeout: 5 * time.Second, WorkMemKB: 4 << 10, MaxConns: 2, Weight: 1, Rate: 50},
+		{Name: "starter", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10, MaxConns: 5, Weight: 2, Rate: 250},
+		{Name: "growth", StatementTimeout: 60 * time.Second, WorkMemKB: 64 << 10, MaxConns: 20, Weight: 4, Rate: 1000},
+		{Name: "enterprise", StatementTimeout: 300 * time.Second, WorkMemKB: 256 << 10, MaxConns: 100, Weight: 8, Rate: 5000},
 	}
 }
 
