@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sharded-pg/sharded-pg/internal/backend"
+	"github.com/sharded-pg/sharded-pg/limits"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/rls"
 )
@@ -74,7 +75,17 @@ type Config struct {
 	// MaxConns is the number of statements that may run on one shard at once, and so the most connections to it. Behind
 	// PgBouncer keep it at or below its pool size. Default 32.
 	MaxConns int
-	// AcquireTimeout is the longest wait for one of them. Default 30s.
+	// TenantShare is how much of them one tenant may hold at once, whatever its plan says: above 0 and up to 1, rounded up to
+	// whole connections. Default 0.5, so that no tenant owns a shard; use 1 where each shard has one tenant.
+	TenantShare float64
+	// TenantQueue is how many statements of one tenant may wait on a shard, before ErrTenantBusy. Default 1000.
+	TenantQueue int
+	// ShardQueue is how many statements may wait on a shard together, before ErrShardBusy. Default 10000.
+	ShardQueue int
+	// RateLimiter counts statements against the rates of plans. Default: limits.NewLocalRates, which counts those of this
+	// process alone.
+	RateLimiter limits.RateLimiter
+	// AcquireTimeout is the longest wait for a connection. Default 30s.
 	AcquireTimeout time.Duration
 	// ConnectTimeout bounds opening a connection to a shard. Default 10s.
 	ConnectTimeout time.Duration
@@ -193,6 +204,18 @@ func (c *Config) setOption(name, value string) error {
 		if c.MaxConns, err = strconv.Atoi(value); err != nil || c.MaxConns < 1 {
 			return bad("a positive number")
 		}
+	case "sharded_tenant_share":
+		if c.TenantShare, err = strconv.ParseFloat(value, 64); err != nil || !(c.TenantShare > 0 && c.TenantShare <= 1) {
+			return bad("a number above 0 and up to 1")
+		}
+	case "sharded_tenant_queue":
+		if c.TenantQueue, err = strconv.Atoi(value); err != nil || c.TenantQueue < 1 {
+			return bad("a positive number")
+		}
+	case "sharded_shard_queue":
+		if c.ShardQueue, err = strconv.Atoi(value); err != nil || c.ShardQueue < 1 {
+			return bad("a positive number")
+		}
 	case "sharded_cache_ttl":
 		if c.CacheTTL, err = time.ParseDuration(value); err != nil || c.CacheTTL <= 0 {
 			return bad("a positive duration such as 60s")
@@ -220,8 +243,8 @@ func (c *Config) setOption(name, value string) error {
 		}
 	default:
 		return fmt.Errorf("unknown option %s; the options are sharded_guc, sharded_schema, sharded_cache_size, "+
-			"sharded_cache_ttl, sharded_lookup_timeout, sharded_max_conns, sharded_acquire_timeout, sharded_tenant_case, "+
-			"sharded_guard, sharded_tag and sharded_verify", name)
+			"sharded_cache_ttl, sharded_lookup_timeout, sharded_max_conns, sharded_tenant_share, "+
+			"sharded_tenant_queue, sharded_shard_queue, sharded_acquire_timeout, sharded_tenant_case, sharded_guard, sharded_tag and sharded_verify", name)
 	}
 	return nil
 }
@@ -246,6 +269,18 @@ func (c *Config) withDefaults() {
 	}
 	if c.MaxConns == 0 {
 		c.MaxConns = 32
+	}
+	if c.TenantShare == 0 {
+		c.TenantShare = 0.5
+	}
+	if c.TenantQueue == 0 {
+		c.TenantQueue = 1000
+	}
+	if c.ShardQueue == 0 {
+		c.ShardQueue = 10000
+	}
+	if c.RateLimiter == nil {
+		c.RateLimiter = limits.NewLocalRates(max(c.CacheSize, 1))
 	}
 	set(&c.CacheTTL, time.Minute)
 	set(&c.LookupTimeout, 150*time.Millisecond)
@@ -272,8 +307,11 @@ func (c *Config) validate() error {
 	if c.Guard != GuardDefault && c.Guard != GuardStrict {
 		errs = append(errs, fmt.Errorf("guard %q is not default or strict", c.Guard))
 	}
-	if c.CacheSize < 1 || c.MaxConns < 1 {
-		errs = append(errs, errors.New("cache size and max conns must be positive"))
+	if c.CacheSize < 1 || c.MaxConns < 1 || c.TenantQueue < 1 || c.ShardQueue < 1 {
+		errs = append(errs, errors.New("cache size, max conns and queues must be positive"))
+	}
+	if !(c.TenantShare > 0 && c.TenantShare <= 1) {
+		errs = append(errs, fmt.Errorf("tenant share %v is not above 0 and up to 1", c.TenantShare))
 	}
 	if c.CacheTTL < 0 || c.LookupTimeout < 0 || c.AcquireTimeout < 0 || c.ConnectTimeout < 0 {
 		errs = append(errs, errors.New("durations must be positive"))

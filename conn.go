@@ -238,7 +238,7 @@ func (c *Conn) drop() {
 	l := &c.lease
 	b := l.backend
 	l.backend = nil
-	l.shard.pool.Discard(b, func() {})
+	l.shard.pool.Discard(b)
 }
 
 // Ping contacts the shard of the context's tenant; without a tenant, the registry.

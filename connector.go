@@ -45,7 +45,6 @@ type shard struct {
 	name  string
 	slots *limits.Slots
 	pool  *backend.Pool
-	free  func() // slots.Release, made once
 }
 
 var (
@@ -78,7 +77,7 @@ func NewConnector(cfg Config) (*Connector, error) {
 	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // the watch lives until Close
 	c.stop = stop
 	c.watching.Go(func() {
-		err := c.store.Watch(ctx, registry.Handler{Tenant: c.routes.Invalidate, Flush: c.routes.Flush})
+		err := c.store.Watch(ctx, c.handler(ctx))
 		if err != nil && ctx.Err() == nil {
 			c.cfg.Logger.Warn("registry watch ended; changes arrive within the cache TTL only", "error", err)
 		}
@@ -175,14 +174,16 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 		}
 	}
 	s = &shard{
-		name:  r.Shard.Name,
-		slots: limits.NewSlots(c.cfg.MaxConns, c.cfg.AcquireTimeout),
+		name: r.Shard.Name,
+		slots: limits.NewSlots(limits.Config{
+			Size: c.cfg.MaxConns, Share: c.cfg.TenantShare, Wait: c.cfg.AcquireTimeout,
+			TenantQueue: c.cfg.TenantQueue, ShardQueue: c.cfg.ShardQueue, Rates: c.cfg.RateLimiter,
+		}),
 		pool: backend.NewPool(backend.Config{
 			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Strict: c.cfg.Guard == GuardStrict, Verify: !c.cfg.SkipVerify,
 			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
 		}),
 	}
-	s.free = s.slots.Release
 	c.shards[key] = s
 	return s, nil
 }

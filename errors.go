@@ -29,6 +29,12 @@ var (
 	ErrTenantDisabled = resolver.ErrTenantDisabled
 	// ErrTenantReadOnly: the tenant is read-only and the statement writes.
 	ErrTenantReadOnly = backend.ErrTenantReadOnly
+	// ErrTenantBusy: the tenant has all the connections that its plan and its share of the shard allow, and waited too long
+	// for one of them, or has too many statements waiting. Retry after Error.RetryAfter; if that is 0, read the text: the
+	// tenant seems to wait for itself.
+	ErrTenantBusy = limits.ErrTenantBusy
+	// ErrRateLimited: the tenant sends more statements per second than its plan has. Retry after Error.RetryAfter.
+	ErrRateLimited = limits.ErrRateLimited
 	// ErrShardBusy: no connection became free in time. Retry later.
 	ErrShardBusy = limits.ErrShardBusy
 	// ErrShardUnavailable: the shard could not be reached, or the connection was lost.

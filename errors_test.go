@@ -106,6 +106,23 @@ func refusals() map[string]refusal {
 			},
 			sentinel: shardedpg.ErrShardBusy, stage: shardedpg.StageSlot, tenant: tenantA, shard: true, todo: "retry later",
 		},
+		"ErrTenantBusy": {
+			options: fleetOptions{config: func(c *shardedpg.Config) { c.AcquireTimeout = time.Millisecond }},
+			provoke: func(_ *testing.T, f *fleet) error {
+				tx := f.begin(f.a)
+				defer func() { _ = tx.Rollback() }()
+				return try(f, f.a)
+			},
+			sentinel: shardedpg.ErrTenantBusy, stage: shardedpg.StageSlot, tenant: tenantA, shard: true, todo: `raise max_conns of plan "test"`,
+		},
+		"ErrRateLimited": {
+			options: fleetOptions{routes: func(_ *fleet, routes map[string]*resolver.Route) { routes[tenantA].Plan.Rate = 0.5 }},
+			provoke: func(t *testing.T, f *fleet) error {
+				require.NoError(t, f.db.PingContext(f.a))
+				return try(f, f.a)
+			},
+			sentinel: shardedpg.ErrRateLimited, stage: shardedpg.StageSlot, tenant: tenantA, shard: true, todo: "raise the rate",
+		},
 		"ErrShardUnavailable at a closed port": {
 			options: shardAt("postgres://app:" + secretPassword + "@127.0.0.1:1/x"), provoke: simple,
 			sentinel: shardedpg.ErrShardUnavailable, stage: shardedpg.StageBackend, tenant: tenantA, shard: true,

@@ -19,6 +19,7 @@ type lease struct {
 	tenant   string
 	route    *resolver.Route
 	shard    *shard
+	slot     limits.Slot
 	backend  *backend.Backend
 	settings rls.Settings
 	deadline time.Time // of the context that the timeout in force was made for
@@ -52,10 +53,11 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 	if err != nil {
 		return nil, &Error{Stage: StageBackend, Tenant: tenant, Shard: route.Shard.Name, Err: err}
 	}
-	if err := s.slots.Acquire(ctx, limits.Request{Tenant: tenant}); err != nil { // 3
+	slot, err := s.slots.Acquire(ctx, slotRequest(tenant, route)) // 3
+	if err != nil {
 		return nil, slotError(err, tenant, s.name)
 	}
-	l.tenant, l.route, l.shard = tenant, route, s
+	l.tenant, l.route, l.shard, l.slot = tenant, route, s, slot
 	l.settings = rls.For(route)
 	if c.c.cfg.Tag {
 		l.settings.Tag = tag(tenant)
@@ -70,14 +72,17 @@ func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 		l.deadline, l.settings.TimeoutMS = time.Time{}, rls.For(l.route).TimeoutMS
 	}
 	key := backend.Key{Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema}
+	l.slot.Begin()
 	b, err := l.shard.pool.Checkout(ctx, key, &l.settings)
+	l.slot.End()
 	if err != nil {
 		err = l.backendError(err)
-		l.shard.free()
+		l.slot.Release()
 		*l = lease{}
 		return nil, err
 	}
 	l.backend = b
+	b.Tell(l.slot)
 	l.setDeadline(ctx)
 	b.Arm(&l.settings)
 	return b, nil
@@ -89,14 +94,14 @@ func (c *Conn) release() {
 	if !l.held() {
 		return
 	}
-	s, b := l.shard, l.backend
+	s, slot, b := l.shard, l.slot, l.backend
 	*l = lease{}
 	c.tx = tx{}
 	if b == nil {
-		s.free()
+		slot.Release()
 		return
 	}
-	s.pool.Return(b, s.free)
+	s.pool.Return(b, slot)
 }
 
 // held returns the backend of a lease that goes on.
@@ -123,6 +128,9 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 	}
 	if l.setDeadline(ctx) {
 		b.SetTimeout(l.settings.TimeoutMS)
+	}
+	if !c.tx.open || c.tx.statements > 0 { // BeginTx has counted the first statement of its transaction
+		l.slot.Count(ctx)
 	}
 	c.tx.statements++
 	return b, nil
@@ -224,10 +232,16 @@ func routeError(err error, tenant string) error {
 	return e
 }
 
+func slotRequest(tenant string, r *resolver.Route) limits.Request {
+	p := &r.Plan
+	return limits.Request{Tenant: tenant, Plan: p.Name, Conns: p.MaxConns, Weight: p.Weight, Rate: p.Rate}
+}
+
 func slotError(err error, tenant, shard string) error {
 	e := &Error{Stage: StageSlot, Tenant: tenant, Shard: shard, Err: err}
-	if errors.Is(err, ErrShardBusy) {
-		e.RetryAfter = time.Second
+	var refusal *limits.RefusedError
+	if errors.As(err, &refusal) {
+		e.RetryAfter = refusal.RetryAfter
 	}
 	return e
 }

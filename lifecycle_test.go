@@ -249,7 +249,7 @@ func TestANestedUseOfTheOnlyConnectionEndsWithATellingError(t *testing.T) {
 	tx := f.begin(f.a)
 	f.requireNotes(f.a, tx, notesOfA)
 	_, err := f.db.ExecContext(f.a, "select 1")
-	require.ErrorIs(t, err, shardedpg.ErrShardBusy)
+	require.ErrorIs(t, err, shardedpg.ErrTenantBusy)
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
 	ctx, cancel := context.WithTimeout(f.b, 200*time.Millisecond)
 	defer cancel()

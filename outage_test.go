@@ -31,8 +31,11 @@ func newRegistered(t *testing.T, options string) registered {
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	require.NoError(t, store.Init(t.Context()))
 	require.NoError(t, store.PutShard(t.Context(), registry.Shard{Name: "s1", DSN: server.DSN("wire_app", tenants)}))
+	// No rate: these tests look all the time.
+	plan := registry.Plan{Name: "busy", StatementTimeout: time.Minute, WorkMemKB: 16 << 10, MaxConns: 5, Weight: 1}
+	require.NoError(t, store.PutPlan(t.Context(), plan))
 	for _, id := range []string{"a", "b"} {
-		require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: id, Shard: "s1", Plan: "starter"}))
+		require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: id, Shard: "s1", Plan: plan.Name}))
 	}
 	proxy, err := pgtest.StartProxy(t.Context(), server)
 	require.NoError(t, err)

@@ -23,7 +23,7 @@ func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, co
 		Tenants: []registry.Tenant{{ID: "a", Shard: "s1", Plan: "starter"}, {ID: "b", Shard: "s1", Plan: "growth"}},
 	})
 	require.NoError(t, err)
-	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: conns})
+	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: conns, TenantShare: 1})
 	require.NoError(t, err)
 	db := sql.OpenDB(connector)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })

@@ -11,16 +11,14 @@ import (
 
 // Stats is a snapshot of a connector. What sql.DB.Stats counts are virtual connections: they cost nothing while idle.
 type Stats struct {
-	Shards   []ShardStats // by name; shards that were used
+	// Shards is what each has done and holds; by name, those that were used.
+	Shards []struct {
+		Name     string
+		Slots    limits.Stats // by plan as well
+		Backends backend.Stats
+	}
 	Routes   resolver.CacheStats
 	ShardDBs int64 // privileged handles given out
-}
-
-// ShardStats is what one shard has done and holds.
-type ShardStats struct {
-	Name     string
-	Slots    limits.Stats
-	Backends backend.Stats
 }
 
 // Stats returns the counts up to now.
@@ -28,11 +26,27 @@ func (c *Connector) Stats() Stats {
 	s := Stats{Routes: c.routes.Stats(), ShardDBs: c.adminOpened.Load()}
 	c.mu.RLock()
 	for _, sh := range c.shards {
-		s.Shards = append(s.Shards, ShardStats{Name: sh.name, Slots: sh.slots.Stats(), Backends: sh.pool.Stats()})
+		s.Shards = append(s.Shards, struct {
+			Name     string
+			Slots    limits.Stats
+			Backends backend.Stats
+		}{sh.name, sh.slots.Stats(), sh.pool.Stats()})
 	}
 	c.mu.RUnlock()
 	sort.Slice(s.Shards, func(i, j int) bool { return s.Shards[i].Name < s.Shards[j].Name })
 	return s
+}
+
+// BusiestTenants returns, for each shard, the n tenants with the most statements waiting, and among equals those that hold
+// the most connections. It looks at all tenants that are at work now: meant for somebody who asks, not for each statement.
+func (c *Connector) BusiestTenants(n int) map[string][]limits.TenantStats {
+	busiest := make(map[string][]limits.TenantStats)
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, sh := range c.shards {
+		busiest[sh.name] = sh.slots.Busiest(n)
+	}
+	return busiest
 }
 
 // pingRegistry reports whether the registry answers.

@@ -170,7 +170,7 @@ func (r *rig) open(t testing.TB, o conformance.Options) *sql.DB {
 	if o.RegistryDown {
 		store = unreachable{store}
 	}
-	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: o.Conns, AcquireTimeout: o.AcquireTimeout})
+	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: o.Conns, TenantShare: 1, AcquireTimeout: o.AcquireTimeout})
 	require.NoError(t, err)
 	return sql.OpenDB(connector)
 }

@@ -35,6 +35,9 @@ func (b *Backend) Arm(s *rls.Settings) {
 	b.wire.set = *s
 }
 
+// Tell lets the slot of the lease know when something runs.
+func (b *Backend) Tell(slot Slot) { b.wire.slot = slot }
+
 // SetTimeout changes the statement timeout of the settings in force for the statements to come.
 func (b *Backend) SetTimeout(ms int64) { b.wire.set.TimeoutMS = ms }
 

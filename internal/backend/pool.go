@@ -150,15 +150,26 @@ func (p *Pool) remove(i int) *Backend {
 	return b
 }
 
-// Return ends a lease's hold on b. The backend is kept if it is fit for another tenant, else closed; free is called once
-// the server can no longer be busy with it, which for a cancelled statement is later than now.
-func (p *Pool) Return(b *Backend, free func()) {
+// Slot is the right to use a connection, as package limits gives it.
+type Slot interface {
+	Begin() // something runs on the connection, or it is being made or closed
+	End()
+	Release()
+}
+
+// Return ends a lease's hold on b. The backend is kept if it is fit for another tenant, else closed; the slot is released
+// once the server can no longer be busy with it, which for a cancelled statement is later than now.
+func (p *Pool) Return(b *Backend, slot Slot) {
 	keep := b.reusable() && time.Now().Before(b.expires)
 	if keep && b.wire.used.notPlain {
 		keep = b.sendReset() == nil
 	}
 	if !keep {
-		p.Discard(b, free)
+		slot.Begin()
+		p.drop(b, func() {
+			slot.End()
+			slot.Release()
+		})
 		return
 	}
 	b.forget()
@@ -177,20 +188,23 @@ func (p *Pool) Return(b *Backend, free func()) {
 	if !keep {
 		p.close(b)
 	}
-	free()
+	slot.Release()
 }
 
-// Discard closes b and calls free when that is done.
-func (p *Pool) Discard(b *Backend, free func()) {
+// Discard closes b, and leaves the slot to the lease that will take another one.
+func (p *Pool) Discard(b *Backend) { p.drop(b, func() {}) }
+
+// drop closes b and calls then when that is done.
+func (p *Pool) drop(b *Backend, then func()) {
 	p.drops.Add(1)
 	if !b.pg.IsClosed() && !b.pg.IsBusy() {
 		p.close(b)
-		free()
+		then()
 		return
 	}
 	go func() {
 		p.close(b)
-		free()
+		then()
 	}()
 }
 

@@ -20,6 +20,7 @@ func (b *Backend) forget() {
 	w.begin, w.began, w.inTx, w.brokeTx = noBegin, false, false, false
 	w.ours, w.refused = "", nil
 	w.used = usage{}
+	w.slot = nil
 }
 
 // sendReset sends the sealed reset without waiting: its answer is read at the next checkout. Locks, temporary tables and

@@ -44,7 +44,13 @@ func (w *wire) fill() error {
 	if w.end == len(w.buf) {
 		w.buf = append(w.buf, make([]byte, len(w.buf))...)
 	}
+	if w.slot != nil {
+		w.slot.Begin()
+	}
 	n, err := w.r.Read(w.buf[w.end:])
+	if w.slot != nil {
+		w.slot.End()
+	}
 	w.end += n
 	w.sort()
 	if w.lo == w.hi && w.fault != nil {

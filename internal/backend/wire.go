@@ -25,6 +25,7 @@ type wire struct {
 	proto     *protocol // nil until on
 
 	// What the lease wants.
+	slot   Slot // told when something runs; may be nil
 	set    rls.Settings
 	bare   bool      // nothing is put in front: the settings are in force for the session, which will not be reused
 	begin  beginText // waits for the first statement

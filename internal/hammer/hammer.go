@@ -121,7 +121,7 @@ func runPhase(t *testing.T, c Config, p phase, server *pgtest.Server, span time.
 		goleak.IgnoreAnyFunction("github.com/sharded-pg/sharded-pg/internal/pgtest.startProcess.func1"),
 	}
 	conn, err := shardedpg.NewConnector(shardedpg.Config{
-		Store: f.store, MaxConns: p.conns, AcquireTimeout: opLimit / 2, ConnectTimeout: 5 * time.Second,
+		Store: f.store, MaxConns: p.conns, TenantShare: 1, AcquireTimeout: opLimit / 2, ConnectTimeout: 5 * time.Second,
 	})
 	require.NoError(t, err)
 	ctx, stop := context.WithTimeout(t.Context(), span)

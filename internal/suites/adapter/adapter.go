@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -137,20 +138,22 @@ func connect(dsn string, configure func(string, *pgx.ConnConfig) error) (*connec
 		return nil, fmt.Errorf("adapter: %s is %q; set it to %s, %s or %s", Variable, v, Plain, Through, Chaos)
 	}
 	c := &connector{}
-	var fleet registry.Fleet
+	// No rate: tests send what they like, as fast as they can.
+	plan := registry.Plan{Name: "suite", StatementTimeout: 5 * time.Minute, WorkMemKB: 256 << 10, MaxConns: 100, Weight: 1}
+	fleet := registry.Fleet{Plans: []registry.Plan{plan}}
 	for i := range n {
 		name := fmt.Sprintf("suite%d", i)
 		c.tenants = append(c.tenants, name)
 		fleet.Shards = append(fleet.Shards, registry.Shard{Name: name, DSN: dsn})
 		fleet.Tenants = append(fleet.Tenants, registry.Tenant{
-			ID: name, Shard: name, Model: resolver.ModelDatabase, Plan: "enterprise",
+			ID: name, Shard: name, Model: resolver.ModelDatabase, Plan: plan.Name,
 		})
 	}
 	store, err := registry.NewStatic(fleet)
 	if err != nil {
 		return nil, err
 	}
-	c.inner, err = shardedpg.NewConnector(shardedpg.Config{Store: store, ConfigureConn: configure})
+	c.inner, err = shardedpg.NewConnector(shardedpg.Config{Store: store, TenantShare: 1, ConfigureConn: configure})
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,42 @@
+package shardedpg
+
+import (
+	"context"
+
+	"github.com/sharded-pg/sharded-pg/registry"
+)
+
+// handler is what the driver does when the registry changes. New statements bring the new limits of their tenant; those
+// that wait in a queue have to be told.
+func (c *Connector) handler(ctx context.Context) registry.Handler {
+	return registry.Handler{
+		Tenant: func(id string) {
+			c.routes.Invalidate(id)
+			c.watching.Go(func() { c.retune(ctx, func(queued string) bool { return queued == id }) })
+		},
+		Flush: func() {
+			c.routes.Flush()
+			c.watching.Go(func() { c.retune(ctx, func(string) bool { return true }) })
+		},
+	}
+}
+
+// retune brings the limits of tenants that wait up to date. A tenant whose route cannot be had keeps those it has.
+func (c *Connector) retune(ctx context.Context, concerns func(tenant string) bool) {
+	c.mu.RLock()
+	shards := make([]*shard, 0, len(c.shards))
+	for _, s := range c.shards {
+		shards = append(shards, s)
+	}
+	c.mu.RUnlock()
+	for _, s := range shards {
+		for _, tenant := range s.slots.Queued() {
+			if !concerns(tenant) {
+				continue
+			}
+			if route, err := c.routes.Resolve(ctx, tenant); err == nil && route.Shard.Name == s.name {
+				s.slots.Update(slotRequest(tenant, route))
+			}
+		}
+	}
+}

@@ -1,0 +1,95 @@
+package limits_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/limits"
+)
+
+func TestAcquireWithoutWaitingDoesNotAllocate(t *testing.T) {
+	cfg := config(4)
+	cfg.Rates = limits.NewLocalRates(10)
+	s := limits.NewSlots(cfg)
+	r := request("acme", 2, 1)
+	r.Rate = 1e9
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		slot, err := s.Acquire(t.Context(), r)
+		if err != nil {
+			t.Error(err)
+		}
+		slot.Begin()
+		slot.Count(t.Context())
+		slot.End()
+		slot.Release()
+	}))
+}
+
+func BenchmarkNothingWaits(b *testing.B) {
+	for _, rate := range []float64{0, 1e9} {
+		b.Run(fmt.Sprintf("rate=%v", rate > 0), func(b *testing.B) {
+			b.ReportAllocs()
+			cfg := config(32)
+			cfg.Rates = limits.NewLocalRates(1000)
+			s := limits.NewSlots(cfg)
+			r := request("acme", 2, 1)
+			r.Rate = rate
+			for b.Loop() {
+				slot, err := s.Acquire(b.Context(), r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				slot.Release()
+			}
+		})
+	}
+}
+
+// BenchmarkWaiters is a slot given back and taken by the next in line, who stands in line again, while so many others wait.
+func BenchmarkWaiters(b *testing.B) {
+	for _, n := range []int{100, 1000, 10000, 100000} {
+		for _, tenants := range []int{1, 100, n} {
+			b.Run(fmt.Sprintf("waiters=%d/tenants=%d", n, tenants), func(b *testing.B) {
+				b.ReportAllocs()
+				cfg := config(1)
+				cfg.Wait = time.Hour
+				s := limits.NewSlots(cfg)
+				ctx, cancel := context.WithCancel(b.Context())
+				held, err := s.Acquire(ctx, request("before", 1, 1))
+				require.NoError(b, err)
+				served := make(chan limits.Slot)
+				gone := make(chan bool, n)
+				for i := range n {
+					go func() {
+						r := request("tenant "+strconv.Itoa(i%tenants), 1, 1+i%4)
+						for {
+							slot, err := s.Acquire(ctx, r)
+							if err != nil {
+								gone <- true
+								return
+							}
+							served <- slot
+						}
+					}()
+				}
+				require.Eventually(b, func() bool { return s.Stats().Waiting == n }, time.Minute, time.Millisecond)
+				b.ResetTimer()
+				for range b.N {
+					held.Release()
+					held = <-served
+				}
+				b.StopTimer()
+				cancel()
+				for range n {
+					<-gone
+				}
+				held.Release()
+			})
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package limits
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// stuckAfter is how long a tenant's slots may all be held with nothing running on them before those who wait are told.
+	// It is found out after one to two times as long.
+	stuckAfter = 2 * time.Second
+	// calmAfter is how long nobody must have waited until old debts are forgiven.
+	calmAfter = time.Second
+)
+
+// waiter is an Acquire that waits.
+type waiter struct {
+	t          *tenant
+	prev, next *waiter
+	from       time.Time
+	granted    chan struct{} // closed with a slot handed over
+}
+
+// join puts a waiter at the end of its tenant's queue.
+func (s *Slots) join(t *tenant) *waiter {
+	w := &waiter{t: t, prev: t.last, from: time.Now(), granted: make(chan struct{})}
+	if t.last == nil {
+		t.first = w
+		t.pace.start(w.from)
+	} else {
+		t.last.next = w
+	}
+	t.last = w
+	t.queued++
+	if s.waiting == 0 {
+		s.contended = w.from
+		s.pace.start(w.from)
+		if w.from.Sub(s.calm) > calmAfter {
+			s.rounds.now += horizon
+		}
+	}
+	s.waiting++
+	t.plan.Waited++
+	t.plan.waiting++
+	s.settle(t)
+	return w
+}
+
+// serve hands the slot just granted to the first waiter of a tenant.
+func (s *Slots) serve(t *tenant) {
+	w := t.first
+	now := time.Now()
+	s.unlink(w, now)
+	s.pace.turn(now)
+	t.pace.turn(now)
+	close(w.granted)
+}
+
+func (s *Slots) unlink(w *waiter, now time.Time) {
+	t := w.t
+	if w.prev == nil {
+		t.first = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		t.last = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+	w.prev, w.next = nil, nil
+	t.queued--
+	t.plan.waiting--
+	t.plan.waitedFor(now.Sub(w.from))
+	if s.waiting--; s.waiting == 0 {
+		s.calm = now
+	}
+}
+
+// wait returns when w has its slot, or may not wait any longer. The timer is the caller's own: there is no goroutine.
+func (s *Slots) wait(ctx context.Context, w *waiter) error {
+	deadline := w.from.Add(s.cfg.Wait)
+	seen := s.look(w)
+	timer := time.NewTimer(min(stuckAfter, s.cfg.Wait))
+	defer timer.Stop()
+	for {
+		select {
+		case <-w.granted:
+			return nil
+		case <-ctx.Done():
+			return s.leave(w, func(t *tenant) error { return s.ended(ctx.Err(), t, w) })
+		case now := <-timer.C:
+			if !now.Before(deadline) {
+				return s.leave(w, func(t *tenant) error { return s.waitedInVain(t, w) })
+			}
+			if next := s.look(w); next != seen || next.running() || next.room {
+				seen = next
+				timer.Reset(min(stuckAfter, deadline.Sub(now)))
+				continue
+			}
+			return s.leave(w, s.stuck)
+		}
+	}
+}
+
+// leave takes w out of its queue and returns the error that reason gives. A slot that was handed over in the meantime is
+// given back.
+func (s *Slots) leave(w *waiter, reason func(t *tenant) error) error {
+	s.mu.Lock()
+	select {
+	case <-w.granted:
+		t := w.t
+		err := reason(t)
+		s.mu.Unlock()
+		Slot{t}.Release()
+		return err
+	default:
+	}
+	defer s.mu.Unlock()
+	s.unlink(w, time.Now())
+	err := reason(w.t)
+	s.settle(w.t)
+	return err
+}
+
+// progress is what shows that a tenant's slots are not merely held.
+type progress struct {
+	turns, activity uint64
+	room            bool // it does not hold all that it may
+}
+
+func (p progress) running() bool { return p.activity%oneEvent != 0 }
+
+func (s *Slots) look(w *waiter) progress {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := w.t
+	return progress{turns: t.turns, activity: t.activity.Load(), room: t.used < t.limit}
+}

@@ -1,0 +1,85 @@
+package limits
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
+)
+
+// Statement is what a [RateLimiter] counts.
+type Statement struct {
+	Tenant  string
+	Rate    float64 // statements per second
+	Started bool    // inside a transaction or on a held connection: counted, never refused
+}
+
+// Burst is how many statements may come at once after a quiet time: those of two seconds, and at least one.
+func (s Statement) Burst() int {
+	const seconds = 2
+	return int(min(max(math.Ceil(s.Rate*seconds), 1), math.MaxInt32))
+}
+
+// MaxDebt is how long a tenant can have to wait for what it did inside transactions. More is forgiven: a long import must
+// not shut its tenant out for an hour.
+const MaxDebt = 10 * time.Second
+
+// RateLimiter counts statements. Take returns 0 if a statement may run, which is then counted, or else how long to wait
+// before trying again. For a statement that has Started it always returns 0. It is called for each statement by any number
+// of goroutines, and must not block on a network for longer than a statement takes: whoever cannot ask decides alone.
+type RateLimiter interface {
+	Take(ctx context.Context, s Statement) (retryAfter time.Duration)
+}
+
+// LocalRates limits the rates of one process: a token bucket for each tenant.
+type LocalRates struct {
+	buckets *lru.Cache[string, *rate.Limiter]
+}
+
+var _ RateLimiter = (*LocalRates)(nil)
+
+// NewLocalRates returns a limiter with the buckets of the tenants seen last. A tenant that is crowded out begins again with
+// a full bucket, which two seconds without a statement would have given it as well.
+func NewLocalRates(tenants int) *LocalRates {
+	buckets, err := lru.New[string, *rate.Limiter](tenants)
+	if err != nil {
+		panic(fmt.Sprintf("limits: rates of %d tenants", tenants))
+	}
+	return &LocalRates{buckets}
+}
+
+// Take counts a statement.
+func (l *LocalRates) Take(_ context.Context, s Statement) time.Duration {
+	b := l.bucket(s)
+	now := time.Now()
+	if s.Started {
+		if b.TokensAt(now) > -s.Rate*MaxDebt.Seconds() {
+			b.ReserveN(now, 1)
+		}
+		return 0
+	}
+	if b.AllowN(now, 1) {
+		return 0
+	}
+	wait := time.Duration((1 - b.TokensAt(now)) / s.Rate * float64(time.Second))
+	return max(wait, time.Millisecond)
+}
+
+// bucket returns the tenant's bucket with the rate in force that the statement brings.
+func (l *LocalRates) bucket(s Statement) *rate.Limiter {
+	b, ok := l.buckets.Get(s.Tenant)
+	if !ok {
+		b = rate.NewLimiter(rate.Limit(s.Rate), s.Burst())
+		if before, found, _ := l.buckets.PeekOrAdd(s.Tenant, b); found {
+			b = before
+		}
+	}
+	if b.Limit() != rate.Limit(s.Rate) {
+		b.SetLimit(rate.Limit(s.Rate))
+		b.SetBurst(s.Burst())
+	}
+	return b
+}

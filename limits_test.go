@@ -1,0 +1,274 @@
+package shardedpg_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/limits"
+	"github.com/sharded-pg/sharded-pg/resolver"
+)
+
+// capped is a fleet of conns connections, of which the plan of tenant A allows it some.
+func capped(t *testing.T, conns, ofA int) *fleet {
+	t.Helper()
+	return newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.MaxConns, c.Tag = conns, true },
+		routes: func(_ *fleet, routes map[string]*resolver.Route) { routes[tenantA].Plan.MaxConns = ofA },
+	})
+}
+
+func (f *fleet) slots() limits.Stats { return f.connector.Stats().Shards[0].Slots }
+
+const activeSQL = "select count(*) from pg_stat_activity where datname = current_database() and usename = 'app' and state = 'active' and application_name = 'tenant:'||$1"
+
+func TestATenantAtItsCapWaitsAndAnotherIsServed(t *testing.T) {
+	t.Parallel()
+	f := capped(t, 4, 2)
+	_, err := f.su.Exec(t.Context(), "select pg_advisory_lock(7)")
+	require.NoError(t, err)
+	done := make(chan error)
+	const callers = 6
+	for range callers {
+		go func() {
+			_, err := f.db.ExecContext(f.a, "select pg_advisory_xact_lock_shared(7)")
+			done <- err
+		}()
+	}
+	f.requireOutside("two run", 2, activeSQL, tenantA)
+	require.Eventually(t, func() bool { return f.slots().Used == 2 && f.slots().Waiting == callers-2 }, 10*time.Second, time.Millisecond)
+	for range 20 {
+		f.requireNotes(f.b, f.db, notesOfB)
+		require.Equal(t, 2, outside[int](f, activeSQL, tenantA), "never a third")
+	}
+	busiest := f.connector.BusiestTenants(1)["s1"]
+	require.Equal(t, []string{tenantA}, []string{busiest[0].Tenant})
+	require.Equal(t, [2]int{2, 2}, [2]int{busiest[0].Used, busiest[0].Limit})
+	_, err = f.su.Exec(t.Context(), "select pg_advisory_unlock(7)")
+	require.NoError(t, err)
+	for range callers {
+		require.NoError(t, <-done)
+	}
+}
+
+func TestAnotherPlanHoldsForStatementsThatWaitAlready(t *testing.T) {
+	t.Parallel()
+	f := capped(t, 4, 1)
+	first := f.begin(f.a)
+	f.requireNotes(f.a, first, notesOfA)
+	done := make(chan error)
+	go func() {
+		tx, err := f.db.BeginTx(f.a, nil)
+		if err == nil {
+			err = tx.Rollback()
+		}
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return f.slots().Waiting == 1 }, 10*time.Second, time.Millisecond)
+	changed := time.Now()
+	f.store.set(tenantA, func(r *resolver.Route) { r.Plan.MaxConns = 2 })
+	require.NoError(t, <-done)
+	require.Less(t, time.Since(changed), time.Second)
+
+	second := f.begin(f.a)
+	f.requireNotes(f.a, second, notesOfA)
+	f.store.set(tenantA, func(r *resolver.Route) { r.Plan.MaxConns = 1 })
+	f.requireNotes(f.a, first, notesOfA)
+	f.requireNotes(f.a, second, notesOfA) // nothing is killed
+	require.NoError(t, first.Commit())
+	require.NoError(t, second.Commit())
+	f.requireOwnRows()
+}
+
+func TestARateIsRefusedBeforeAnySQLAndNeverInsideATransaction(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.MaxConns = 2 },
+		routes: func(_ *fleet, routes map[string]*resolver.Route) { routes[tenantA].Plan.Rate = 2 },
+	})
+	tx := f.begin(f.a)
+	for range 10 {
+		f.requireNotes(f.a, tx, notesOfA)
+	}
+	require.NoError(t, tx.Commit())
+	sent := f.connector.Stats().Shards[0].Backends
+	_, err := f.db.ExecContext(f.a, "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrRateLimited)
+	var ours *shardedpg.Error
+	require.ErrorAs(t, err, &ours)
+	require.Equal(t, shardedpg.StageSlot, ours.Stage)
+	require.Greater(t, ours.RetryAfter, 2*time.Second, "six above the burst of four, at two a second, with slack")
+	require.LessOrEqual(t, ours.RetryAfter, 3500*time.Millisecond)
+	require.Equal(t, sent, f.connector.Stats().Shards[0].Backends)
+	require.EqualValues(t, 1, f.slots().Plans[0].RateLimited)
+	f.requireNotes(f.b, f.db, notesOfB)
+
+	f.store.set(tenantA, func(r *resolver.Route) { r.Plan.Rate = 0 })
+	for range 20 {
+		f.requireNotes(f.a, f.db, notesOfA)
+	}
+}
+
+func TestATenantThatWaitsForItselfIsToldSo(t *testing.T) {
+	t.Parallel()
+	for name, hold := range map[string]func(f *fleet) (release func()){
+		"a transaction": func(f *fleet) func() {
+			tx := f.begin(f.a)
+			f.requireNotes(f.a, tx, notesOfA)
+			return func() { require.NoError(f, tx.Rollback()) }
+		},
+		"rows": func(f *fleet) func() {
+			rows, err := f.db.QueryContext(f.a, "select note from orders")
+			require.NoError(f, err)
+			require.True(f, rows.Next())
+			return func() { require.NoError(f, rows.Close()) }
+		},
+		"rows that the server is still sending": func(f *fleet) func() {
+			rows, err := f.db.QueryContext(f.a, "select repeat('x', 10000) from generate_series(1, 10000)")
+			require.NoError(f, err)
+			require.True(f, rows.Next())
+			return func() { require.NoError(f, rows.Close()) }
+		},
+		"a connection": func(f *fleet) func() {
+			conn := f.conn(f.a)
+			f.requireNotes(f.a, conn, notesOfA)
+			return func() { require.NoError(f, conn.Close()) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := capped(t, 2, 1)
+			release := hold(f)
+			_, err := f.db.ExecContext(f.a, "select 1")
+			require.ErrorIs(t, err, shardedpg.ErrTenantBusy)
+			require.ErrorContains(t, err, "its 1 connections have been held for 2s with nothing running on them")
+			require.Greater(t, f.slots().LongestWait, time.Second)
+			require.Less(t, f.slots().LongestWait, 10*time.Second)
+			release()
+			f.requireOwnRows()
+		})
+	}
+}
+
+func TestAWaiterBehindALongStatementGoesOnWaiting(t *testing.T) {
+	t.Parallel()
+	f := capped(t, 2, 1)
+	done := make(chan error)
+	go func() {
+		_, err := f.db.ExecContext(f.a, "select pg_sleep(5)")
+		done <- err
+	}()
+	f.requireOutside("the long one runs", 1, activeSQL, tenantA)
+	f.requireNotes(f.a, f.db, notesOfA)
+	require.NoError(t, <-done)
+}
+
+// TestACancelStormStaysWithinTheLimit: a cancelled statement goes on until the server has heard of it. It counts until then.
+// What may outlast its slot for a moment is a server process that has nothing left to do but end.
+func TestACancelStormStaysWithinTheLimit(t *testing.T) {
+	t.Parallel()
+	const conns, callers, each = 4, 100, 100
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns, c.TenantShare = conns, 0.5 }})
+	f.requireOwnRows()
+	var wg sync.WaitGroup
+	var served, cancelled atomic.Int64
+	for caller := range callers {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(caller), 1))
+			for range each {
+				patience := []time.Duration{5 * time.Millisecond, time.Second}[r.IntN(2)]
+				ctx, cancel := context.WithTimeout([]context.Context{f.a, f.b}[caller%2], time.Duration(r.Int64N(int64(patience))))
+				if _, err := f.db.ExecContext(ctx, "select pg_sleep($1)", r.Float64()*0.004); err == nil {
+					served.Add(1)
+				} else {
+					cancelled.Add(1)
+				}
+				cancel()
+			}
+		})
+	}
+	storm := make(chan bool)
+	go func() { wg.Wait(); close(storm) }()
+	most := 0
+	for over := false; !over; {
+		select {
+		case <-storm:
+			over = true
+		default:
+			most = max(most, outside[int](f, "select count(*) from pg_stat_activity where datname = current_database() and usename = 'app' and state = 'active'"))
+		}
+	}
+	t.Logf("%d served, %d cancelled, at most %d at once", served.Load(), cancelled.Load(), most)
+	require.LessOrEqual(t, most, conns)
+	require.Positive(t, served.Load())
+	require.Positive(t, cancelled.Load())
+	f.requireNoSlotInUse()
+	require.LessOrEqual(t, f.connector.Stats().Shards[0].Backends.Open, conns)
+	require.Empty(t, f.connector.BusiestTenants(1)["s1"])
+	for range 100 {
+		f.requireOwnRows()
+	}
+}
+
+func TestSlotsKeepTheQueueOutOfPgBouncer(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "wire")
+	database := server.NewDatabase(t, wireTables)
+	const poolSize = 2
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{PoolSize: poolSize})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	db := pooled(t, bouncer, database, "exec", poolSize)
+	cc, err := pgx.ParseConfig(bouncer.DSN("postgres", "pgbouncer"))
+	require.NoError(t, err)
+	cc.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // the console speaks no other
+	console, err := pgx.ConnectConfig(t.Context(), cc)
+	require.NoError(t, err)
+	defer console.Close(context.Background())
+	done := make(chan error)
+	const callers, each = 16, 25
+	for i := range callers {
+		go func() {
+			ctx := shardedpg.WithTenant(t.Context(), []string{"a", "b"}[i%2])
+			for range each {
+				if _, err := db.ExecContext(ctx, "select pg_sleep(0.002)"); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for left := callers; left > 0; {
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			left--
+		default:
+			rows, err := console.Query(t.Context(), "show pools")
+			require.NoError(t, err)
+			pools, err := pgx.CollectRows(rows, pgx.RowToMap)
+			require.NoError(t, err)
+			for _, pool := range pools {
+				count := func(column string) int {
+					n, err := strconv.Atoi(fmt.Sprint(pool[column]))
+					require.NoError(t, err)
+					return n
+				}
+				if count("cl_waiting") > 0 { // for a connection that is being made, or given back at this moment
+					require.Less(t, count("sv_active"), poolSize, "a statement waits in PgBouncer: %v", pool)
+				}
+			}
+		}
+	}
+}
