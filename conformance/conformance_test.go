@@ -166,7 +166,7 @@ func (r *rig) open(t testing.TB, o conformance.Options) *sql.DB {
 		}
 		return text
 	}
-	var store registry.Store = r.registry(t, dsn(r.home), dsn(r.away))
+	var store registry.Store = r.registry(t, dsn(r.home), dsn(r.away), o.Rate)
 	if o.RegistryDown {
 		store = unreachable{store}
 	}
@@ -175,7 +175,7 @@ func (r *rig) open(t testing.TB, o conformance.Options) *sql.DB {
 	return sql.OpenDB(connector)
 }
 
-func (r *rig) registry(t testing.TB, home, away string) *registry.Static {
+func (r *rig) registry(t testing.TB, home, away string, rate float64) *registry.Static {
 	t.Helper()
 	h := &r.harness
 	schema := func(s conformance.SchemaTenant) registry.Tenant {
@@ -184,7 +184,7 @@ func (r *rig) registry(t testing.TB, home, away string) *registry.Static {
 	store, err := registry.NewStatic(registry.Fleet{
 		Shards: []registry.Shard{{Name: "home", DSN: home}, {Name: "away", DSN: away}},
 		Plans: []registry.Plan{
-			{Name: "roomy", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10, MaxConns: 100, Weight: 1},
+			{Name: "roomy", StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10, MaxConns: 100, Weight: 1, Rate: rate},
 			{Name: "tight", StatementTimeout: h.Limited.StatementTimeout, WorkMemKB: h.Limited.WorkMemKB, MaxConns: 100, Weight: 1},
 		},
 		Tenants: []registry.Tenant{

@@ -54,6 +54,17 @@ var refusals = []refusal{
 		s.ok(err)
 		return errors.Join(try(s, db, s.h.B), tx.Rollback())
 	}},
+	{name: "ErrTenantBusy", sentinel: shardedpg.ErrTenantBusy, tenant: a, provoke: func(s *scene) error {
+		db := s.open(Options{Conns: 1, ExecMode: s.h.ExecMode, AcquireTimeout: time.Millisecond})
+		tx, err := db.BeginTx(s.a, nil)
+		s.ok(err)
+		return errors.Join(try(s, db, s.h.A), tx.Rollback())
+	}},
+	{name: "ErrRateLimited", sentinel: shardedpg.ErrRateLimited, tenant: a, provoke: func(s *scene) error {
+		db := s.open(Options{Conns: 1, ExecMode: s.h.ExecMode, Rate: 0.01})
+		s.ok(db.PingContext(s.a))
+		return try(s, db, s.h.A)
+	}},
 	{name: "ErrShardUnavailable", sentinel: shardedpg.ErrShardUnavailable, tenant: a, sent: true, provoke: func(s *scene) error {
 		tx := s.begin(s.a)
 		s.kill(s.pid(s.a, tx))

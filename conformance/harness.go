@@ -59,6 +59,8 @@ type Options struct {
 	ExecMode string
 	// AcquireTimeout is how long a statement may wait for a connection (Config.AcquireTimeout); 0: leave the default.
 	AcquireTimeout time.Duration
+	// Rate is the statements per second of the plan of A, B and C; 0: none.
+	Rate float64
 	// Breakable says that Cut will be called: go through what can break connections.
 	Breakable bool
 	// RegistryDown asks for a driver whose registry cannot be reached and that knows no tenant yet.
