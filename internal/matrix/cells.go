@@ -47,12 +47,14 @@ type absence struct {
 
 var absences = []absence{
 	{
-		[]string{"transaction"}, "cache_statement",
+		[]string{"transaction"},
+		"cache_statement",
 		"PgBouncer before 1.21, or with `max_prepared_statements = 0`, hands the names of prepared statements to whichever server " +
 			"connection is free: PostgreSQL answers that a statement exists already, or that it does not exist. pgx alone gets the same",
 	},
 	{
-		[]string{"session", "transaction", "prepared"}, "describe_exec",
+		[]string{"session", "transaction", "prepared"},
+		"describe_exec",
 		"this mode sends an unnamed statement and its execution apart, and no PgBouncer follows unnamed statements: in transaction " +
 			"mode, another client's may be executed. A pooler does not say which mode it is in, so the driver refuses it behind each " +
 			"(`ErrStatementRefused`)",
