@@ -182,8 +182,16 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	if strings.HasPrefix(code, "57P") {
 		return server
 	}
+	advice := "check the tenant's plan, schema and role"
+	if code == "26000" { // a hidden DEALLOCATE: the driver prepares its statements again before the next use
+		if try < maxTries-1 && !l.backend.SentInBlock() && c.restart(ctx) {
+			return nil
+		}
+		advice = "a function or DO block called in this transaction has taken the driver's prepared statements away " +
+			"(DEALLOCATE, DISCARD); roll it back, and call that outside transactions"
+	}
 	return &Error{Stage: StagePrologue, Tenant: l.tenant, Shard: l.shard.name, Err: fmt.Errorf(
-		"%w: %s (SQLSTATE %s); check the tenant's plan, schema and role", ErrPrologue, server.Message, code)}
+		"%w: %s (SQLSTATE %s); %s", ErrPrologue, server.Message, code, advice)}
 }
 
 // maxReplans bounds how often a statement is prepared again because tables changed: under a migration of several steps the

@@ -32,6 +32,8 @@ var lifecycle = []scenario{
 	{name: "a reset that fails in front of Raw is not the caller's", run: rawAfterFailedReset, skip: direct(
 		"behind a pooler every transaction brings its own reset, and it looks for no statements prepared by SQL")},
 	{name: "Raw without a tenant gives no connection", run: rawWithoutTenant},
+	{name: "DEALLOCATE ALL costs a tenant no statement of its own", run: deallocated, skip: direct(
+		"behind a pooler no statement is named by the driver, and DEALLOCATE as SQL is refused")},
 	{name: "Ping contacts the tenant's shard", run: ping},
 	{name: "a connection that a transaction of another tenant waits for is handed on", run: handedOn},
 }

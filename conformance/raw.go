@@ -58,6 +58,88 @@ func rawCopy(s *scene) {
 	})
 	s.ok(conn.Close())
 	s.notes(s.b, s.db, notesOfB)
+	for range 10 {
+		s.copyAfterTx()
+	}
+}
+
+// copyAfterTx reads by COPY behind all that has other answers than a statement: a batch, and a transaction that ends undone.
+func (s *scene) copyAfterTx() {
+	s.Helper()
+	conn := s.conn(s.a)
+	s.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+		batch := &pgx.Batch{}
+		batch.Queue("update orders set note = note where total > $1", 0)
+		batch.Queue(notesSQL)
+		s.ok(c.SendBatch(ctx, batch).Close())
+		tx, err := c.Begin(ctx)
+		s.ok(err)
+		_, err = tx.Exec(ctx, "delete from orders where total > $1", 0)
+		s.ok(err)
+		s.ok(tx.Rollback(ctx))
+		var out copied
+		_, err = c.PgConn().CopyTo(ctx, &out, "copy (select note from orders order by id) to stdout")
+		s.ok(err)
+		equal(s, "A-secret\nA-secret2\n", string(out))
+		return nil
+	})
+	s.ok(conn.Close())
+	s.notes(s.b, s.db, notesOfB)
+}
+
+// deallocated has A take away every prepared statement of its own connection, the driver's as well, in each place where SQL
+// can: what follows is A's, and runs.
+func deallocated(s *scene) {
+	const all, hidden = "deallocate all", "select hidden_exec('deallocate all')"
+	tx := s.begin(s.a)
+	s.notes(s.a, tx, notesOfA)
+	s.exec(s.a, tx, all)
+	s.exec(s.a, tx, s.fix.names.Replace("set local {guc} = '{b}'"))
+	s.notes(s.a, tx, notesOfA)
+	s.ok(tx.Commit())
+
+	conn := s.conn(s.a)
+	s.exec(s.a, conn, "create temp table kept as select 7 as x")
+	for range 2 {
+		s.exec(s.a, conn, hidden)
+		s.notes(s.a, conn, notesOfA)
+		equal(s, 7, value[int](s, s.a, conn, "select x from kept"), "what the session held before a hidden DEALLOCATE")
+		s.exec(s.a, conn, hidden)
+		begun, err := conn.BeginTx(s.a, nil)
+		s.ok(err)
+		s.notes(s.a, begun, notesOfA)
+		s.ok(begun.Rollback())
+	}
+	s.ok(conn.Close())
+
+	s.exec(s.a, s.db, hidden)
+	conn = s.conn(s.a)
+	s.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
+		see := func(q interface {
+			QueryRow(ctx context.Context, query string, args ...any) pgx.Row
+		}) {
+			var notes string
+			s.ok(q.QueryRow(ctx, notesSQL, pgx.QueryExecModeExec).Scan(&notes)) // pgx would name its own, and lose it as well
+			equal(s, notesOfA, notes)
+		}
+		see(c)
+		s.ok(c.DeallocateAll(ctx))
+		see(c)
+		tx, err := c.Begin(ctx)
+		s.ok(err)
+		s.ok(c.DeallocateAll(ctx))
+		_, err = tx.Exec(ctx, s.fix.names.Replace("set local {guc} = '{b}'"))
+		s.ok(err)
+		see(tx)
+		s.ok(tx.Rollback(ctx))
+		_, err = c.Exec(ctx, hidden)
+		s.ok(err)
+		see(c)
+		return nil
+	})
+	s.notes(s.a, conn, notesOfA)
+	s.ok(conn.Close())
+	s.ownRows()
 }
 
 type copied []byte

@@ -211,7 +211,7 @@ func (b *Backend) Refresh(ctx context.Context) error {
 	return b.prepare(ctx)
 }
 
-// NeedsRefresh reports whether the driver's prepared statements are gone.
+// NeedsRefresh reports whether the driver's prepared statements are gone, and can be made again now.
 func (b *Backend) NeedsRefresh() bool {
-	return b.wire.dropped && !b.wire.pooled && b.wire.status == 'I'
+	return b.wire.dropped && !b.wire.pooled && b.wire.status != 'E'
 }

@@ -74,7 +74,7 @@ var ErrClosed = errors.New("connector closed")
 
 // NewPool returns the pool of a shard. It connects when the first connection is needed.
 func NewPool(cfg Config) *Pool {
-	return &Pool{cfg: cfg, named: newProtocol(cfg.GUC, true), unnamed: newProtocol(cfg.GUC, false)}
+	return &Pool{cfg: cfg, named: newProtocol(cfg.GUC, named), unnamed: newProtocol(cfg.GUC, unnamed)}
 }
 
 // Checkout returns a backend for a tenant: the idle one that served it last, else the one used last, else a new one. The

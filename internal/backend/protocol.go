@@ -67,6 +67,7 @@ const (
 
 // protocol holds everything of the flight that does not depend on the tenant, encoded once per pool.
 type protocol struct {
+	anew   *protocol // the same for a backend on which the prepared statements may be gone
 	guc    string
 	reset  []byte
 	sealed []byte // the reset after something not plain: it may have forged the attest, so that is parsed anew
@@ -75,36 +76,55 @@ type protocol struct {
 	resetN int
 }
 
+// form is how the driver's own statements reach the server.
+type form int
+
+const (
+	named   form = iota // prepared when the backend is made
+	unnamed             // with their texts, each time
+	anew                // by name and prepared again, each time: pgx's unnamed statement stays as it is
+)
+
 // encodedStep is a step of the prologue up to the first value of its Bind message.
 type encodedStep struct {
-	parse  []byte // unnamed form only
+	parse  []byte // unless prepared when the backend is made
 	name   string
 	params int
 }
 
-func newProtocol(guc string, named bool) *protocol {
+// newProtocol returns the named or the unnamed form.
+func newProtocol(guc string, f form) *protocol {
+	p := encodeProtocol(guc, f)
+	p.anew = p
+	if f == named {
+		p.anew = encodeProtocol(guc, anew)
+	}
+	return p
+}
+
+func encodeProtocol(guc string, f form) *protocol {
 	p := &protocol{guc: guc, resetN: len(ResetSQL)}
 	for i, text := range ResetSQL {
 		switch {
 		case text != attestSQL:
-			p.sealed = appendCommand(p.sealed, statementName("r", i, named), text, named)
-		case named:
-			p.sealed = appendCommand(p.sealed, "", sealedAttestSQL, false)
+			p.sealed = appendCommand(p.sealed, statementName("r", i, f), text, f)
+		case f != unnamed:
+			p.sealed = appendCommand(p.sealed, "", sealedAttestSQL, unnamed)
 		default:
 			text = pooledAttestSQL
-			p.sealed = appendCommand(p.sealed, "", text, false)
+			p.sealed = appendCommand(p.sealed, "", text, unnamed)
 		}
-		p.reset = appendCommand(p.reset, statementName("r", i, named), text, named)
+		p.reset = appendCommand(p.reset, statementName("r", i, f), text, f)
 	}
 	for b := range p.begin {
 		if text := beginText(b).sql(); text != "" {
-			p.begin[b] = appendCommand(nil, statementName("b", b, named), text, named)
+			p.begin[b] = appendCommand(nil, statementName("b", b, f), text, f)
 		}
 	}
 	for s := range p.steps {
-		step := encodedStep{name: statementName("p", s, named), params: rls.Params[s]}
-		if !named {
-			step.parse = appendParse(nil, "", rls.SQL(rls.Step(s), guc), rls.Params[s])
+		step := encodedStep{name: statementName("p", s, f), params: rls.Params[s]}
+		if f != named {
+			step.parse = appendText(nil, step.name, rls.SQL(rls.Step(s), guc), rls.Params[s])
 		}
 		p.steps[s] = step
 	}
@@ -114,7 +134,7 @@ func newProtocol(guc string, named bool) *protocol {
 // namedStatements lists what has to be prepared on a backend that keeps its statements, in the order of preparing.
 func (p *protocol) namedStatements() (names, texts []string, params []int) {
 	add := func(kind string, i, n int, text string) {
-		names, texts, params = append(names, statementName(kind, i, true)), append(texts, text), append(params, n)
+		names, texts, params = append(names, statementName(kind, i, named)), append(texts, text), append(params, n)
 	}
 	for i, text := range ResetSQL {
 		add("r", i, 0, text)
@@ -155,20 +175,28 @@ const executeUnnamed = "E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 
 const syncMessage = "S\x00\x00\x00\x04"
 
-func statementName(kind string, i int, named bool) string {
-	if !named {
+func statementName(kind string, i int, f form) string {
+	if f == unnamed {
 		return ""
 	}
 	return fmt.Sprintf("sharded_pg_%s%d", kind, i)
 }
 
-// appendCommand appends a statement without parameters; the text is sent only when it has no name to call it by.
-func appendCommand(dst []byte, name, text string, named bool) []byte {
-	if !named {
-		dst = appendParse(dst, "", text, 0)
+// appendCommand appends a statement without parameters, with its text unless that is prepared.
+func appendCommand(dst []byte, name, text string, f form) []byte {
+	if f != named {
+		dst = appendText(dst, name, text, 0)
 	}
 	dst = must((&pgproto3.Bind{PreparedStatement: name}).Encode(dst))
 	return append(dst, executeUnnamed...)
+}
+
+// appendText prepares a statement. A name is closed first, because it may be taken; one that is not may be closed, too.
+func appendText(dst []byte, name, text string, params int) []byte {
+	if name != "" {
+		dst = must((&pgproto3.Close{ObjectType: 'S', Name: name}).Encode(dst))
+	}
+	return appendParse(dst, name, text, params)
 }
 
 const textOID = 25

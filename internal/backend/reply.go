@@ -223,6 +223,8 @@ func (w *wire) ready(status byte, seg *segment) bool {
 	return !whole
 }
 
+const undefinedStatement = "26000"
+
 // failure notes an error of the server.
 func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	code := errorField(m, 'C')
@@ -239,6 +241,9 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	seg.failed = true
 	if ours || seg.whole {
 		w.ours = code
+		if code == undefinedStatement { // nobody could read that it was taken away
+			w.dropped = true
+		}
 	}
 }
 

@@ -52,6 +52,7 @@ type wire struct {
 	began   bool     // the deferred BEGIN was acknowledged
 	brokeTx bool     // the caller ended or replaced the driver's transaction with SQL of its own
 	dropped bool     // the driver's prepared statements are gone
+	anew    bool     // they may be, unseen until it is too late, so each is prepared again where it is used
 	multi   bool     // the text sent last held several statements
 	used    usage    // what this lease has done to the backend
 	before  usage    // the same without the request under way
@@ -262,7 +263,7 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		w.lanes.direct.Add(1)
 	}
 	if w.begin != noBegin {
-		out = append(out, w.proto.begin[w.begin]...)
+		out = append(out, w.own().begin[w.begin]...)
 		seg.begun = true
 		seg.drop++
 		if flags&sqllex.SetTransaction != 0 {
@@ -349,15 +350,25 @@ func (w *wire) appendPrologue(out []byte) []byte {
 	case step == rls.Tenant: // an earlier prologue has changed the timeout from its default
 		step = rls.Timeout
 	}
-	out = w.proto.appendStep(out, step, &w.set)
+	p := w.own()
+	out = p.appendStep(out, step, &w.set)
 	if w.set.ReadOnly {
-		out = w.proto.appendStep(out, rls.ReadOnly, &w.set)
+		out = p.appendStep(out, rls.ReadOnly, &w.set)
 	}
 	if w.set.Tag != "" {
-		out = w.proto.appendStep(out, rls.Tag, &w.set)
+		out = p.appendStep(out, rls.Tag, &w.set)
 	}
 	w.armedMS, w.rearm = w.set.TimeoutMS, false
 	return out
+}
+
+// own is the form that the driver's own statements have to take now. The reset is not in question: a backend that Raw has given
+// has one owner until it is closed.
+func (w *wire) own() *protocol {
+	if w.anew {
+		return w.proto.anew
+	}
+	return w.proto
 }
 
 // note records what a statement that is about to be sent may leave behind.

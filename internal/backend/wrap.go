@@ -52,8 +52,9 @@ func unwrap(conn net.Conn) net.Conn {
 var ErrReset = errors.New("the reset of a connection failed")
 
 // Raw is the pgx connection under the backend, for the caller's own use. The backend is closed afterwards. A reset that is
-// due runs here and now, until the deadline: nobody could tell its error from one of the caller's later. Where a batch could
-// be written past the wire, the settings are put in force for the session first.
+// due runs here and now, until the deadline: nobody could tell its error from one of the caller's later. For the same reason
+// the prologue brings its text from now on: pgx's DeallocateAll, or a function that hides one, would take the prepared one
+// away. Where a batch could be written past the wire, the settings are put in force for the session first.
 func (b *Backend) Raw(ctx context.Context, deadline time.Time) (*pgx.Conn, error) {
 	// Behind a pooler the next flight may meet another server connection, and brings its own reset.
 	if w := b.wire; !w.pooled && w.resetDue() && w.status == 'I' && !b.pg.IsBusy() {
@@ -61,7 +62,7 @@ func (b *Backend) Raw(ctx context.Context, deadline time.Time) (*pgx.Conn, error
 			return nil, ErrReset
 		}
 	}
-	b.raw = true
+	b.raw, b.wire.anew = true, true
 	if !b.wire.whole && b.wire.status != 'E' {
 		text, args := b.wire.sessionSettings()
 		if err := b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err; err != nil {
