@@ -5,7 +5,8 @@
 //	go run ./internal/matrix -major 18 -pooler direct some of it, printed
 //
 // The servers come from script/setup-matrix. A failure fails the run, and so does a test that is skipped without being called
-// excluded: nothing is left out silently. The page is written only when nothing failed.
+// excluded: nothing is left out silently. The page is written only when nothing failed. Until then a run of everything goes on
+// from what has passed before, on the same build of suite and driver.
 package main
 
 import (
@@ -63,9 +64,24 @@ func run(ctx context.Context, out io.Writer, c choice, parallel int) (err error)
 	if err := build(ctx, suite); err != nil {
 		return err
 	}
-	results := runAll(ctx, out, suite, chosen, parallel)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	whole := c == (choice{})
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	passed, err := keep(filepath.Join(cache, "sharded-pg", "matrix"), suite)
+	if err != nil {
+		return err
+	}
+	results := make(map[cell]*result, len(chosen))
+	if whole {
+		if err := recall(out, passed, chosen, results); err != nil {
+			return err
+		}
+	}
+	err = runAll(ctx, out, suite, chosen, parallel, results, passed)
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return err
 	}
 	fmt.Fprintf(out, "\n%s", table(results))
 	var errs []error
@@ -74,8 +90,8 @@ func run(ctx context.Context, out io.Writer, c choice, parallel int) (err error)
 			errs = append(errs, fmt.Errorf("%s: %w", c, r.problem))
 		}
 	}
-	if len(errs) == 0 && c == (choice{}) {
-		errs = append(errs, os.WriteFile(page, []byte(report(results)), 0o644))
+	if len(errs) == 0 && whole {
+		errs = append(errs, os.WriteFile(page, []byte(report(results)), 0o644), passed.forget())
 	}
 	return errors.Join(errs...)
 }
@@ -94,12 +110,36 @@ func present(ctx context.Context, chosen []cell) error {
 	return nil
 }
 
-func runAll(ctx context.Context, out io.Writer, suite string, chosen []cell, parallel int) map[cell]*result {
-	results := make(map[cell]*result, len(chosen))
-	var mu sync.Mutex // guards results and out
+// recall fills results with what has passed before.
+func recall(out io.Writer, passed kept, chosen []cell, results map[cell]*result) error {
+	for _, c := range chosen {
+		r, err := passed.load(c)
+		if err != nil {
+			return fmt.Errorf("what an earlier run has kept: %w; remove %s", err, passed)
+		}
+		if r != nil {
+			results[c] = r
+		}
+	}
+	if len(results) > 0 {
+		fmt.Fprintf(out, "%d of %d have passed before, on this build\n", len(results), len(chosen))
+	}
+	return nil
+}
+
+// runAll runs what is not in results yet.
+func runAll(ctx context.Context, out io.Writer, suite string, chosen []cell, parallel int, results map[cell]*result, passed kept) error {
+	var mu sync.Mutex // guards results, out and errs
+	var errs []error
 	var group sync.WaitGroup
 	free := make(chan struct{}, max(parallel, 1))
 	for _, c := range chosen {
+		mu.Lock()
+		_, done := results[c]
+		mu.Unlock()
+		if done {
+			continue
+		}
 		free <- struct{}{}
 		group.Go(func() {
 			defer func() { <-free }()
@@ -111,9 +151,12 @@ func runAll(ctx context.Context, out io.Writer, suite string, chosen []cell, par
 			mu.Lock()
 			defer mu.Unlock()
 			results[c] = r
+			if ctx.Err() == nil {
+				errs = append(errs, passed.save(c, r))
+			}
 			fmt.Fprintf(out, "%-40s %14s  %3.0fs\n", c, r.counts, time.Since(began).Seconds())
 		})
 	}
 	group.Wait()
-	return results
+	return errors.Join(errs...)
 }

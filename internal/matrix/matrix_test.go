@@ -1,6 +1,9 @@
 package main
 
 import (
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -87,6 +90,33 @@ func TestChoosingWhatDoesNotExistSaysWhatDoes(t *testing.T) {
 	chosen, err := choose(choice{major: 18, pooler: "transaction"})
 	require.NoError(t, err)
 	require.Len(t, chosen, len(modes)-2)
+}
+
+func TestARunGoesOnFromWhatHasPassedOnTheSameBuild(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	program := func(text string) kept {
+		path := filepath.Join(t.TempDir(), "suite")
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		k, err := keep(base, path)
+		require.NoError(t, err)
+		return k
+	}
+	k := program("one build")
+	passed, failed, missing := cell{14, "direct", "exec"}, cell{15, "direct", "exec"}, cell{16, "direct", "exec"}
+	want := &result{counts: counts{passed: 7, excluded: 1}, excluded: map[string]string{"a/b": "why"}, versions: "PostgreSQL 14.1"}
+	require.NoError(t, k.save(passed, want))
+	require.NoError(t, k.save(failed, &result{counts: counts{passed: 7, failed: 1}, problem: io.EOF}))
+
+	results := map[cell]*result{}
+	require.NoError(t, recall(io.Discard, program("one build"), []cell{passed, failed, missing}, results))
+	require.Equal(t, map[cell]*result{passed: want}, results)
+	other := map[cell]*result{}
+	require.NoError(t, recall(io.Discard, program("another build"), []cell{passed}, other))
+	require.Empty(t, other)
+	require.NoError(t, k.forget())
+	require.NoError(t, recall(io.Discard, program("one build"), []cell{passed}, other))
+	require.Empty(t, other)
 }
 
 // A combination may be left out only when it cannot work whatever the driver does, so pgx alone must not get through either.
