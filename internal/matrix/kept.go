@@ -12,12 +12,12 @@ import (
 	"strings"
 )
 
-// kept is a folder with what passed on one build of the suite, and so of the driver. A run of everything takes so long that one
-// that was interrupted, or in which one combination failed, goes on from there. The same build again gives the same file only
-// because nothing of where and when it was made is in it.
+// kept is a folder with what passed on one build of the suite, and so of the driver. A run of everything takes so long that the
+// next one goes on from there when it was interrupted, or one combination failed. The compiler gives the same file for the same
+// source in the same place, so a change of either begins anew.
 type kept string
 
-// keep returns the folder that belongs to a program.
+// keep returns the folder that belongs to a program, below base.
 func keep(base, program string) (kept, error) {
 	f, err := os.Open(program)
 	if err != nil {
