@@ -40,6 +40,11 @@
 // # Exclusions
 //
 // Nothing is left out silently. [Harness].Exclude names a category or a scenario and says why; the suite itself leaves
-// out what PostgreSQL or a pooler makes impossible. Both are printed, one line each, beginning with "excluded:". A name
-// that does not exist fails the run.
+// out what PostgreSQL or a pooler makes impossible. Both are printed under go test -v, one line each, beginning with
+// "excluded:". A name that does not exist fails the run.
+//
+// # A whole harness
+//
+// conformance_test.go in this package's folder is one: servers of its own, two shards, tenants in each state and model, direct
+// and behind PgBouncer.
 package conformance

@@ -117,7 +117,8 @@ func deallocated(s *scene) {
 	s.raw(conn, func(ctx context.Context, c *pgx.Conn) error {
 		see := func(q interface {
 			QueryRow(ctx context.Context, query string, args ...any) pgx.Row
-		}) {
+		},
+		) {
 			var notes string
 			s.ok(q.QueryRow(ctx, notesSQL, pgx.QueryExecModeExec).Scan(&notes)) // pgx would name its own, and lose it as well
 			equal(s, notesOfA, notes)
