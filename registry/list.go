@@ -21,15 +21,16 @@ const (
 
 // TenantFilter says which tenants to list; empty fields select all.
 type TenantFilter struct {
-	Shard   string
-	Plan    string
-	Slug    string
-	States  []resolver.State  // any of these
-	Models  []resolver.Model  // any of these
-	Labels  map[string]string // all of these
-	Removed Presence
-	After   string // only IDs behind this one: the last one of the page before
-	Limit   int    // default 1000; at most 10000
+	Shard    string
+	Database string // that they name: those in the one of the shard's DSN name none
+	Plan     string
+	Slug     string
+	States   []resolver.State  // any of these
+	Models   []resolver.Model  // any of these
+	Labels   map[string]string // all of these
+	Removed  Presence
+	After    string // only IDs behind this one: the last one of the page before
+	Limit    int    // default 1000; at most 10000
 
 	ids []string
 }
@@ -70,6 +71,7 @@ func (f *TenantFilter) check() error {
 // matches reports whether a tenant is one that the filter selects.
 func (f *TenantFilter) matches(t *TenantInfo) bool {
 	return (f.Shard == "" || t.Shard == f.Shard) &&
+		(f.Database == "" || t.Database == f.Database) &&
 		(f.Plan == "" || t.Plan == f.Plan) &&
 		(f.Slug == "" || t.Slug == f.Slug) &&
 		(len(f.States) == 0 || slices.Contains(f.States, t.State)) &&

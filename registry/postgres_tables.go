@@ -207,6 +207,7 @@ func findSQL(f TenantFilter) (statement string, args []any, err error) {
 	add(true, "id > ?", f.After)
 	add(f.ids != nil, "id = any(?::text[])", f.ids)
 	add(f.Shard != "", "shard = ?", f.Shard)
+	add(f.Database != "", "database = ?", f.Database)
 	add(f.Plan != "", "plan = ?", f.Plan)
 	add(f.Slug != "", "slug = ? and slug <> ''", f.Slug)
 	add(len(f.States) > 0, "state = any(?::text[])", texts(f.States))

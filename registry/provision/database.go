@@ -17,9 +17,9 @@ const databaseSQL = `select coalesce(shobj_description(oid, 'pg_database'), '') 
 
 // makeDatabase makes the tenant's database. CREATE DATABASE cannot be part of a transaction: what comes after it is, and
 // ends with the mark.
-func (r *run) makeDatabase(ctx context.Context) error {
-	if r.tenant.Database == "" {
-		return r.fail("database", fmt.Errorf("%w: the tenant names no database: set one", registry.ErrInvalid))
+func (r *run) makeDatabase(ctx context.Context, reg *registry.Admin) error {
+	if err := r.ownDatabase(ctx, reg); err != nil {
+		return r.fail("database", err)
 	}
 	name := ident(r.tenant.Database)
 	marked := false
@@ -65,6 +65,39 @@ func (r *run) makeDatabase(ctx context.Context) error {
 			})
 		})
 	})
+}
+
+// ownDatabase refuses a database in which another tenant of the shard lives, removed or not. Tenants of model database have
+// no policies against each other, and purging one drops all.
+func (r *run) ownDatabase(ctx context.Context, reg *registry.Admin) error {
+	name := ident(r.tenant.Database)
+	switch {
+	case r.tenant.Database == "":
+		return fmt.Errorf("%w: the tenant names no database: set one", registry.ErrInvalid)
+	case r.tenant.Database == r.home:
+		return fmt.Errorf("%w: database %s is the one of the shard's DSN, where tenants live that name none: set another database",
+			registry.ErrConflict, name)
+	case r.tenant.Database == r.TemplateDatabase && r.Create == nil:
+		return r.isTemplate("database", name)
+	}
+	others, err := reg.ListTenants(ctx, registry.TenantFilter{
+		Shard: r.tenant.Shard, Database: r.tenant.Database, Removed: registry.AnyTenants, Limit: 2,
+	})
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if other.ID != r.tenant.ID {
+			return fmt.Errorf("%w: tenant %q lives in database %s, too: a database for several tenants is for model shared, which has policies",
+				registry.ErrConflict, other.ID, name)
+		}
+	}
+	return nil
+}
+
+// isTemplate refuses what all tenants are copied from: the tenant would write into it, and purging it would drop it.
+func (r *run) isTemplate(what, name string) error {
+	return fmt.Errorf("%w: %s %s is the template: set another %s for tenant %q", registry.ErrConflict, what, name, what, r.tenant.ID)
 }
 
 // checkTables refuses a database that was there before and is not a copy of the template.

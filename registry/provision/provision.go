@@ -62,6 +62,7 @@ type run struct {
 	tenant   registry.TenantInfo
 	shard    resolver.Shard
 	admin    *pgx.ConnConfig
+	home     string // the database of tenants that name none
 	database string // the tenant's
 }
 
@@ -87,7 +88,7 @@ func Tenant(ctx context.Context, reg *registry.Admin, id string, opts *Options) 
 	case resolver.ModelSchema:
 		err = r.onTenant(ctx, r.makeSchema)
 	case resolver.ModelDatabase:
-		err = r.makeDatabase(ctx)
+		err = r.makeDatabase(ctx, reg)
 	default:
 		err = r.fail("model", fmt.Errorf("%w: unknown model %q: use a newer program", registry.ErrInvalid, r.tenant.Model))
 	}
@@ -124,11 +125,11 @@ func prepare(ctx context.Context, reg *registry.Admin, id string, opts *Options)
 	if r.Login == "" {
 		r.Login = app.User
 	}
-	if r.database = tenant.Database; r.database == "" {
-		r.database = app.Database
+	if r.home = app.Database; r.home == "" {
+		r.home = app.User // as libpq and pgx do
 	}
-	if r.database == "" {
-		r.database = app.User // as libpq and pgx do
+	if r.database = tenant.Database; r.database == "" {
+		r.database = r.home
 	}
 	return r, nil
 }

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
@@ -456,46 +454,4 @@ func TestErrorsHoldNoDSN(t *testing.T) {
 		require.NotContains(t, err.Error(), "opensesame")
 		require.ErrorContains(t, err, fmt.Sprintf("tenant %q on shard %q", name, name))
 	}
-}
-
-// FuzzIDsBecomeIdentifiersOfTheirOwn gives any text as an ID to a real server: it is refused, or gets exactly the objects
-// that the registry names, and no other tenant's.
-func FuzzIDsBecomeIdentifiersOfTheirOwn(f *testing.F) {
-	for _, id := range []string{
-		"acme", "ACME", `a"; drop schema public cascade; --`, "a'b", "tenant_a", "ü", "a.b", "a-b", "pg_x", "x$y", "a/*b*/", "%s", "😀",
-		strings.Repeat("x", 56), strings.Repeat("x", 57), strings.Repeat("y", 255), "a\x00b", "a_b", "public", "\\", "E'",
-	} {
-		f.Add(id, id+"2")
-	}
-	s := newShard(f)
-	f.Fuzz(func(t *testing.T, one, two string) {
-		for _, model := range []resolver.Model{resolver.ModelSchema, resolver.ModelPartition} {
-			s.renew(t)                 // purged IDs stay taken
-			ids := map[string]string{} // objects, by tenant
-			for _, id := range []string{one, two} {
-				info, err := s.admin.AddTenant(t.Context(), registry.Tenant{ID: id, Model: model}, nil)
-				if err != nil {
-					continue
-				}
-				err = provision.Tenant(t.Context(), s.admin, id, nil)
-				var refused *pgconn.PgError
-				require.NotErrorAs(t, err, &refused, "%q", id)
-				require.NoError(t, err)
-				name, query := info.Schema, `select obj_description(oid, 'pg_namespace') from pg_namespace where nspname = $1`
-				if model == resolver.ModelPartition {
-					name, query = provision.PartitionName("events", id), `select obj_description(oid, 'pg_class') from pg_class where relname = $1`
-				}
-				require.LessOrEqual(t, len(name), 63)
-				require.NotContains(t, ids, name)
-				ids[name] = id
-				require.Equal(t, []string{"sharded-pg: tenant " + id}, s.query(t, s.database, query, name))
-			}
-			for _, id := range ids {
-				require.NoError(t, s.admin.RemoveTenant(t.Context(), id))
-				_, err := provision.Purge(t.Context(), s.admin, id, id, nil)
-				require.NoError(t, err)
-			}
-		}
-		require.Equal(t, []string{"0"}, s.query(t, s.database, `select count(*)::text from pg_namespace where nspname ~ '^tenant_' and nspname <> 'tenant_template'`))
-	})
 }

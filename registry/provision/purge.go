@@ -188,6 +188,8 @@ func (p *purge) schema(ctx context.Context, conn *pgx.Conn) error {
 				return err
 			case comment != mark(p.tenant.ID):
 				return p.unmarked("schema", ident(p.tenant.Schema), mark(p.tenant.ID))
+			case p.tenant.Schema == p.Template && p.Create == nil:
+				return p.isTemplate("schema", ident(p.tenant.Schema))
 			default:
 				if err := countTables(ctx, tx, p.tenant.Schema, counts); err != nil {
 					return err
@@ -262,8 +264,8 @@ func countTables(ctx context.Context, tx pgx.Tx, schema string, counts map[strin
 
 // dropDatabase drops the tenant's database, unless other tenants live there, too.
 func (p *purge) dropDatabase(ctx context.Context) error {
-	if err := p.alone(ctx); err != nil {
-		return err
+	if err := p.ownDatabase(ctx, p.reg); err != nil {
+		return p.fail("drop database", err)
 	}
 	return p.on(ctx, "", func(ctx context.Context, conn *pgx.Conn) error {
 		var comment string
@@ -294,25 +296,4 @@ func (p *purge) dropDatabase(ctx context.Context) error {
 			return p.noteAll(ctx, counts)
 		})
 	})
-}
-
-// alone refuses to drop a database that is named by another tenant of the shard, removed or not.
-func (p *purge) alone(ctx context.Context) error {
-	filter := registry.TenantFilter{Shard: p.tenant.Shard, Removed: registry.AnyTenants, Limit: 10000}
-	for {
-		page, err := p.reg.ListTenants(ctx, filter)
-		if err != nil {
-			return err
-		}
-		for _, other := range page {
-			if other.ID != p.tenant.ID && other.Database == p.tenant.Database {
-				return p.fail("drop database", fmt.Errorf("%w: tenant %q lives in database %q, too: purge or move it first",
-					registry.ErrConflict, other.ID, p.tenant.Database))
-			}
-		}
-		if len(page) < filter.Limit {
-			return nil
-		}
-		filter.After = page[len(page)-1].ID
-	}
 }

@@ -69,6 +69,9 @@ const namespaceSQL = `select coalesce(obj_description(oid, 'pg_namespace'), '') 
 
 func (r *run) makeNamespace(ctx context.Context, tx pgx.Tx) error {
 	name := ident(r.tenant.Schema)
+	if r.tenant.Schema == r.Template && r.Create == nil {
+		return r.isTemplate("schema", name)
+	}
 	var comment string
 	switch err := tx.QueryRow(ctx, namespaceSQL, r.tenant.Schema).Scan(&comment); {
 	case errors.Is(err, pgx.ErrNoRows):

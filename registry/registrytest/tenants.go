@@ -141,6 +141,7 @@ func listing(t *testing.T, h Harness) {
 		"":                {After: "münchen"},
 		"acme beta gamma": {Shard: "s1"},
 		"beta":            {Plan: "rated"},
+		"beta gamma":      {Database: "group1"},
 		"beta münchen":    {States: []resolver.State{resolver.StateReadOnly, resolver.StateDisabled}},
 		uuid + " delta":   {Models: []resolver.Model{resolver.ModelSchema}},
 		"gamma":           {Labels: map[string]string{"ring": "canary"}},
