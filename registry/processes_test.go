@@ -346,28 +346,3 @@ func stateOf(route *resolver.Route) resolver.State {
 	}
 	return route.State
 }
-
-func TestInitThatIsKilledIsCompletedByTheNext(t *testing.T) {
-	t.Parallel()
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "initkill", Settings: map[string]string{"synchronous_commit": "on"}})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = server.Stop() })
-	ctx := t.Context()
-	for range 5 {
-		store := open(t, server.DSN("postgres", server.NewDatabase(t)), nil)
-		ended := make(chan error, 1)
-		go func() { ended <- store.Init(ctx) }()
-		require.NoError(t, server.Kill())
-		first := <-ended
-		require.NoError(t, server.Restart(ctx))
-		plans, err := store.ListPlans(ctx)
-		if first != nil && err != nil {
-			require.ErrorIs(t, err, registry.ErrNotInitialized, "all of it or nothing")
-		} else {
-			require.NoError(t, err)
-			require.NotEmpty(t, plans)
-		}
-		require.NoError(t, store.Init(ctx))
-		require.NoError(t, store.PutShard(ctx, registry.Shard{Name: "s1", DSN: "host=s1"}))
-	}
-}
