@@ -1,9 +1,11 @@
 package provision_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -25,10 +27,11 @@ func FuzzIDsBecomeIdentifiersOfTheirOwn(f *testing.F) {
 		f.Add(id, id+"2")
 	}
 	s := newShard(f)
+	conn := s.observer(f)
 	f.Fuzz(func(t *testing.T, one, two string) {
-		s.makeAndDestroy(t, resolver.ModelSchema, nil, one, two)
-		s.makeAndDestroy(t, resolver.ModelPartition, nil, one, two)
-		require.Equal(t, []string{"0"}, s.query(t, s.database, `select count(*)::text from pg_namespace where nspname ~ '^tenant_' and nspname <> 'tenant_template'`))
+		s.makeAndDestroy(t, conn, resolver.ModelSchema, nil, one, two)
+		s.makeAndDestroy(t, conn, resolver.ModelPartition, nil, one, two)
+		require.Equal(t, []string{"0"}, ask(t, conn, `select count(*)::text from pg_namespace where nspname ~ '^tenant_' and nspname <> 'tenant_template'`))
 	})
 }
 
@@ -38,8 +41,17 @@ func FuzzIDsBecomeDatabasesOfTheirOwn(f *testing.F) {
 	f.Add("a/*b*/$1%s", strings.Repeat("é", 28))
 	f.Add(strings.Repeat("x", 56), strings.Repeat("x", 57))
 	s := newShard(f)
-	opts := s.options(f)
-	f.Fuzz(func(t *testing.T, one, two string) { s.makeAndDestroy(t, resolver.ModelDatabase, opts, one, two) })
+	conn, opts := s.observer(f), s.options(f)
+	f.Fuzz(func(t *testing.T, one, two string) { s.makeAndDestroy(t, conn, resolver.ModelDatabase, opts, one, two) })
+}
+
+// observer is a connection that looks at the shard's server.
+func (s *shard) observer(f *testing.F) *pgx.Conn {
+	f.Helper()
+	conn, err := pgx.Connect(f.Context(), s.server.DSN("postgres", s.database))
+	require.NoError(f, err)
+	f.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
 }
 
 // made finds the comment by which an object is known as a tenant's.
@@ -50,7 +62,7 @@ var made = map[resolver.Model]string{
 }
 
 // makeAndDestroy takes two tenants through their lives at the same time.
-func (s *shard) makeAndDestroy(t *testing.T, model resolver.Model, opts *provision.Options, one, two string) {
+func (s *shard) makeAndDestroy(t *testing.T, conn *pgx.Conn, model resolver.Model, opts *provision.Options, one, two string) {
 	t.Helper()
 	s.renew(t)                 // purged IDs stay taken
 	ids := map[string]string{} // by the name of what is theirs
@@ -78,12 +90,12 @@ func (s *shard) makeAndDestroy(t *testing.T, model resolver.Model, opts *provisi
 		if model == resolver.ModelDatabase {
 			comment = "sharded-pg: tenants"
 		}
-		require.Equal(t, []string{comment}, s.query(t, s.database, made[model], name), "%q", id)
+		require.Equal(t, []string{comment}, ask(t, conn, made[model], name), "%q", id)
 	}
 	for name, id := range ids {
 		require.NoError(t, s.admin.RemoveTenant(t.Context(), id))
 		_, err := provision.Purge(t.Context(), s.admin, id, id, opts)
 		require.NoError(t, err, "%q", id)
-		require.Empty(t, s.query(t, s.database, made[model], name), "%q", id)
+		require.Empty(t, ask(t, conn, made[model], name), "%q", id)
 	}
 }

@@ -68,7 +68,7 @@ func (s *shard) renew(t testing.TB) {
 	store, err := registry.NewMemory(nil)
 	require.NoError(t, err)
 	s.admin = store.Admin
-	require.NoError(t, s.admin.AddShard(t.Context(), registry.Shard{
+	require.NoError(t, s.admin.PutShard(t.Context(), registry.Shard{
 		Name: "s1", DSN: s.server.DSN(s.login, s.database), AdminDSN: s.server.DSN("postgres", s.database),
 		MaxTenants: registry.UnlimitedTenants,
 	}))
@@ -131,6 +131,11 @@ func (s *shard) query(t testing.TB, database, statement string, args ...any) []s
 	conn, err := pgx.Connect(t.Context(), s.server.DSN("postgres", database))
 	require.NoError(t, err)
 	defer func() { _ = conn.Close(context.Background()) }()
+	return ask(t, conn, statement, args...)
+}
+
+func ask(t testing.TB, conn *pgx.Conn, statement string, args ...any) []string {
+	t.Helper()
 	found, err := conn.Query(t.Context(), statement, args...)
 	require.NoError(t, err)
 	values, err := pgx.CollectRows(found, pgx.RowTo[string])
