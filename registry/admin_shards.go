@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -87,13 +88,13 @@ func (a *Admin) SetShardDSN(ctx context.Context, name, dsn, adminDSN, reason str
 		return fmt.Errorf("%w: shard %q: a DSN is changed for a reason that is recorded: give one", ErrInvalid, cut(name))
 	}
 	shard := Shard{Name: name, DSN: dsn, AdminDSN: adminDSN}
-	if err := validateShard(shard); err != nil {
+	if err := errors.Join(validateShard(shard), validateReason(name, reason)); err != nil {
 		return err
 	}
 	if err := tryDSNs(ctx, shard); err != nil {
 		return err
 	}
-	return a.updateShard(ctx, "set_shard_dsn", name, printable(reason), func(s *Shard) error {
+	return a.updateShard(ctx, "set_shard_dsn", name, reason, func(s *Shard) error {
 		s.DSN, s.AdminDSN = dsn, adminDSN
 		return nil
 	})
@@ -111,12 +112,21 @@ func (a *Admin) UpdateShard(ctx context.Context, name string, edit func(*Shard))
 	})
 }
 
-// SetShardState opens a shard for new tenants, or closes it. reason is for the audit log and may be empty.
+func validateReason(shard, reason string) error {
+	var p problems
+	checkReason(&p, reason)
+	return p.err("change of shard", shard)
+}
+
+// SetShardState opens a shard for new tenants, or closes it. reason is for the audit log: one line, which may be empty.
 func (a *Admin) SetShardState(ctx context.Context, name string, state ShardState, reason string) error {
 	if !slices.Contains(shardStates, state) {
 		return fmt.Errorf("%w: unknown shard state %q: use one of %q", ErrInvalid, cut(string(state)), shardStates)
 	}
-	return a.updateShard(ctx, "set_shard_state", name, printable(reason), func(s *Shard) error {
+	if err := validateReason(name, reason); err != nil {
+		return err
+	}
+	return a.updateShard(ctx, "set_shard_state", name, reason, func(s *Shard) error {
 		s.State = state
 		return nil
 	})

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 	"unicode"
@@ -40,6 +41,11 @@ func (a *Admin) Audit(ctx context.Context, filter AuditFilter) ([]AuditEntry, er
 	if filter.Limit < 0 || filter.Before < 0 {
 		return nil, fmt.Errorf("%w audit filter: limit and before are not negative", ErrInvalid)
 	}
+	for _, text := range []string{filter.Kind, filter.Subject, filter.Actor} {
+		if strings.ContainsRune(text, 0) || !utf8.ValidString(text) { // PostgreSQL takes neither
+			return nil, fmt.Errorf("%w audit filter: kind, subject and actor hold no NUL and are UTF-8", ErrInvalid)
+		}
+	}
 	if filter.Limit == 0 {
 		filter.Limit = 100
 	}
@@ -53,6 +59,16 @@ type actorKey struct{}
 // and the program.
 func WithActor(ctx context.Context, actor string) context.Context {
 	return context.WithValue(ctx, actorKey{}, actor)
+}
+
+// mostReason is the longest reason in bytes.
+const mostReason = 500
+
+// checkReason is the rule for reasons: they are shown on one line.
+func checkReason(p *problems, reason string) {
+	if strings.ContainsFunc(reason, unicode.IsControl) || !utf8.ValidString(reason) || len(reason) > mostReason {
+		p.add("the reason is no line of text: use at most %d bytes without control characters", mostReason)
+	}
 }
 
 // who returns the actor of a change.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
@@ -61,6 +62,15 @@ func (f *TenantFilter) check() error {
 	if f.Removed < PresentTenants || f.Removed > AnyTenants {
 		p.add("unknown presence %d", f.Removed)
 	}
+	if f.Slug != "" {
+		checkName(&p, "slug", f.Slug)
+	}
+	for field, text := range map[string]string{"shard": f.Shard, "plan": f.Plan, "after": f.After} {
+		if strings.ContainsRune(text, 0) || !utf8.ValidString(text) { // PostgreSQL takes neither
+			p.add("%s holds a NUL or broken UTF-8", field)
+		}
+	}
+	checkDatabase(&p, f.Database)
 	checkLabels(&p, f.Labels)
 	if len(p) > 0 {
 		return fmt.Errorf("%w filter: %w", ErrInvalid, p[0])

@@ -92,9 +92,7 @@ func validateOverride(tenant string, o *Override, now time.Time) error {
 	if o.expired(now) {
 		p.add("the override has expired already: set Expires to a time to come")
 	}
-	if strings.ContainsFunc(o.Reason, unicode.IsControl) || !utf8.ValidString(o.Reason) || len(o.Reason) > 500 {
-		p.add("the reason is no line of text: use at most 500 bytes without control characters")
-	}
+	checkReason(&p, o.Reason)
 	return p.err("override of tenant", tenant)
 }
 
@@ -118,9 +116,7 @@ func complete(t Tenant) (Tenant, error) {
 	if t.State != "" && !slices.Contains(states, t.State) {
 		p.add("unknown state %q: use one of %q", cut(string(t.State)), states)
 	}
-	if len(t.Database) > maxIdentifier || strings.ContainsFunc(t.Database, unicode.IsControl) || !utf8.ValidString(t.Database) {
-		p.add("database is no name of a database: use at most %d bytes without control characters", maxIdentifier)
-	}
+	checkDatabase(&p, t.Database)
 	if t.Model == resolver.ModelSchema {
 		if t.Schema == "" {
 			t.Schema = "tenant_" + t.ID
@@ -138,6 +134,12 @@ func complete(t Tenant) (Tenant, error) {
 	}
 	checkLabels(&p, t.Labels)
 	return t, p.err("tenant", t.ID)
+}
+
+func checkDatabase(p *problems, name string) {
+	if len(name) > maxIdentifier || strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name) {
+		p.add("database is no name of a database: use at most %d bytes without control characters", maxIdentifier)
+	}
 }
 
 // missing returns the error for a tenant whose shard or plan the registry does not have.
