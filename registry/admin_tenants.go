@@ -70,9 +70,13 @@ func putTenant(ctx context.Context, tx *change, tenant Tenant) (changed bool, er
 func unused(ctx context.Context, tx *change, id string) error {
 	buried, err := tx.graves.get(ctx, id)
 	if err == nil && buried != nil {
-		err = fmt.Errorf("%w: tenant %q was purged, and backups and logs go on naming it: use another ID", ErrExists, cut(id))
+		err = purged(id)
 	}
 	return err
+}
+
+func purged(id string) error {
+	return fmt.Errorf("%w: tenant %q was purged, and backups and logs go on naming it: use another ID", ErrExists, cut(id))
 }
 
 // insertTenant stores a new tenant, whose ID must be unused.

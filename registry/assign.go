@@ -27,6 +27,19 @@ func (a *Assignment) withDefaults() Assignment {
 	return out
 }
 
+// check refuses what no shard could have.
+func (a *Assignment) check() error {
+	if a == nil {
+		return nil
+	}
+	var p problems
+	if a.Region != "" {
+		checkName(&p, "region", a.Region)
+	}
+	checkLabels(&p, a.Labels)
+	return p.err("assignment in region", a.Region)
+}
+
 // AddTenant adds a tenant and chooses a shard for it, or takes the one that tenant names if that may take another one.
 // The tenant is in provisioning unless told otherwise: package provision makes what its model needs on the shard, and
 // then makes it active. A tenant of model database without a name for its database gets "tenant_<ID>".
@@ -35,23 +48,18 @@ func (a *Assignment) withDefaults() Assignment {
 // may take it, and with [ErrInvalid] or [ErrConflict]. Any number of processes may add tenants at once: no shard gets
 // more than its MaxTenants.
 func (a *Admin) AddTenant(ctx context.Context, tenant Tenant, where *Assignment) (TenantInfo, error) {
-	chosen := tenant.Shard
-	if chosen == "" {
-		tenant.Shard = "to-be-chosen" // any valid name
-	}
-	if tenant.Model == resolver.ModelDatabase && tenant.Database == "" {
-		tenant.Database = "tenant_" + tenant.ID
-	}
-	tenant, err := complete(tenant)
+	tenant, chosen, err := newTenant(tenant)
 	if err != nil {
 		return TenantInfo{}, err
 	}
-	if tenant.State == "" {
-		tenant.State = resolver.StateProvisioning
+	if err := where.check(); err != nil {
+		return TenantInfo{}, err
 	}
-	asked := where.withDefaults()
-	pick := &picker{Assignment: asked, tenant: tenant.ID, chosen: chosen, tooLarge: make(map[string]string)}
+	pick := newPicker(where, tenant.ID, chosen)
 	if err := a.weigh(ctx, pick); err != nil {
+		return TenantInfo{}, err
+	}
+	if err := a.closeOutgrown(ctx, pick); err != nil {
 		return TenantInfo{}, err
 	}
 
@@ -87,6 +95,23 @@ func (a *Admin) AddTenant(ctx context.Context, tenant Tenant, where *Assignment)
 	return a.Tenant(ctx, tenant.ID)
 }
 
+// newTenant returns a tenant with its defaults, and apart from it the shard that the caller chose.
+func newTenant(tenant Tenant) (_ Tenant, chosen string, err error) {
+	if chosen = tenant.Shard; chosen == "" {
+		tenant.Shard = "to-be-chosen" // any valid name
+	}
+	if tenant.Model == resolver.ModelDatabase && tenant.Database == "" {
+		tenant.Database = "tenant_" + tenant.ID
+	}
+	if tenant, err = complete(tenant); err != nil {
+		return tenant, chosen, err
+	}
+	if tenant.State == "" {
+		tenant.State = resolver.StateProvisioning
+	}
+	return tenant, chosen, nil
+}
+
 // alreadyThere says what is there already.
 func alreadyThere(t *TenantInfo) error {
 	what := "is " + string(t.State)
@@ -102,9 +127,14 @@ type picker struct {
 	tenant     string
 	chosen     string             // by the caller
 	sizes      map[string]float64 // what the strategy measured
-	tooLarge   map[string]string  // why a shard is, by name
+	tooLarge   map[string]string  // why a shard is, or may be, by name
+	outgrown   []Shard            // that surely are
 	unmeasured error
 	refusals   []string // why shards take it not, in the end
+}
+
+func newPicker(where *Assignment, tenant, chosen string) *picker {
+	return &picker{Assignment: where.withDefaults(), tenant: tenant, chosen: chosen, tooLarge: make(map[string]string)}
 }
 
 // shard chooses under the lock.

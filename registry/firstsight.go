@@ -26,7 +26,7 @@ func (f *FirstSight) check() error {
 	if t := f.Tenant; t.ID != "" || t.State != "" || t.Schema != "" || t.Role != "" || t.Slug != "" {
 		return fmt.Errorf("%w: ID, state, schema, role and slug of tenants at first sight follow from their ID: leave them empty", ErrInvalid)
 	}
-	return nil
+	return f.Where.check()
 }
 
 // meet adds an unknown tenant, and reports whether it is known now. Another program may have been faster.

@@ -96,6 +96,12 @@ func validateOverride(tenant string, o *Override, now time.Time) error {
 	return p.err("override of tenant", tenant)
 }
 
+// Check returns an error that matches [ErrInvalid] for what each registry refuses of a new tenant, whatever is in it.
+func (t Tenant) Check() error {
+	_, _, err := newTenant(t)
+	return err
+}
+
 // complete returns the tenant with its defaults, except for the state, whose default depends on what is stored.
 func complete(t Tenant) (Tenant, error) {
 	var p problems

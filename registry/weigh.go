@@ -70,17 +70,18 @@ func (a *Admin) weigh(ctx context.Context, pick *picker) error {
 		// Shards that were not measured are no candidates; the error is told when no other shard fits.
 		pick.sizes, pick.unmeasured = sizer.Sizes(ctx, able)
 	}
-	return a.limitBytes(ctx, pick, limited)
+	a.limitBytes(ctx, pick, limited)
+	return nil
 }
 
-// limitBytes refuses and closes shards that hold more than they may.
-func (a *Admin) limitBytes(ctx context.Context, pick *picker, limited []Shard) error {
+// limitBytes refuses shards that hold more than they may.
+func (a *Admin) limitBytes(ctx context.Context, pick *picker, limited []Shard) {
 	limited = slices.DeleteFunc(limited, func(s Shard) bool {
 		size, known := a.sizes.fresh(s)
 		return known && size <= float64(s.MaxBytes)
 	})
 	if len(limited) == 0 {
-		return nil
+		return
 	}
 	bytes, err := a.sizer.Sizes(ctx, limited)
 	for _, shard := range limited {
@@ -90,13 +91,19 @@ func (a *Admin) limitBytes(ctx context.Context, pick *picker, limited []Shard) e
 			pick.tooLarge[shard.Name] = "its size against max bytes could not be measured"
 			pick.unmeasured = err
 		case size > float64(shard.MaxBytes):
-			note := fmt.Sprintf("its databases hold %.0f bytes, more than its max bytes %d", size, shard.MaxBytes)
-			pick.tooLarge[shard.Name] = note
-			if err := a.SetShardState(ctx, shard.Name, ShardFull, note); err != nil {
-				return err
-			}
+			pick.tooLarge[shard.Name] = fmt.Sprintf("its databases hold %.0f bytes, more than its max bytes %d", size, shard.MaxBytes)
+			pick.outgrown = append(pick.outgrown, shard)
 		default:
 			a.sizes.keep(shard, size)
+		}
+	}
+}
+
+// closeOutgrown closes the shards that hold more than they may, so that the next one does not measure them again.
+func (a *Admin) closeOutgrown(ctx context.Context, pick *picker) error {
+	for _, shard := range pick.outgrown {
+		if err := a.SetShardState(ctx, shard.Name, ShardFull, pick.tooLarge[shard.Name]); err != nil {
+			return err
 		}
 	}
 	return nil

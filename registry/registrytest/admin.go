@@ -1,6 +1,7 @@
 package registrytest
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,7 @@ var administration = map[string]func(*testing.T, Harness){
 	"AddTenantSaysWhyNoShardFits":               addTenantSaysWhy,
 	"AddTenantRefusesAnIDThatWasUsed":           addTenantRefusesUsedIDs,
 	"HashMovesFewTenantsWhenAShardIsAdded":      hashMovesFew,
+	"PreviewTenantsSaysWhatAddTenantDoes":       previewing,
 	"AStrategyMayBeAnybodysButPicksACandidate":  customStrategy,
 	"RemovedTenantsAreNotRoutedAndComeBack":     removeAndRestore,
 	"APurgeNeedsADisabledTenantAndItsID":        purgeIsGuarded,
@@ -61,7 +63,11 @@ func shardsAreChanged(t *testing.T, h Harness) {
 			MaxTenants: registry.DefaultMaxTenants, State: registry.ShardOpen,
 		}, Tenants: 3, Schemas: 2,
 	}, shard(t, store, "s2"))
-	require.NoError(t, store.SetShardState(ctx, "s2", registry.ShardFull, "disk is nearly full"))
+	reason := "the disk is nearly full: " + strings.Repeat("x", 475)
+	require.NoError(t, store.SetShardState(ctx, "s2", registry.ShardFull, reason))
+	log, err := store.Audit(ctx, registry.AuditFilter{Kind: "shard", Subject: "s2", Limit: 1})
+	require.NoError(t, err)
+	require.Equal(t, reason, log[0].Note)
 	require.NoError(t, store.UpdateShard(ctx, "s2", func(s *registry.Shard) {
 		s.Region, s.Labels, s.MaxTenants = "us", map[string]string{"tier": "gold"}, registry.UnlimitedTenants
 	}))
@@ -76,6 +82,8 @@ func shardsAreChanged(t *testing.T, h Harness) {
 	require.ErrorIs(t, store.UpdateShard(ctx, "s9", func(*registry.Shard) {}), registry.ErrShardNotFound)
 	require.ErrorIs(t, store.SetShardState(ctx, "s2", "ajar", ""), registry.ErrInvalid)
 	require.ErrorIs(t, store.SetShardDSN(ctx, "s2", "host=x", "", ""), registry.ErrInvalid, "no reason")
+	require.ErrorIs(t, store.SetShardState(ctx, "s2", registry.ShardOpen, reason+"x"), registry.ErrInvalid, "no line that somebody reads")
+	require.ErrorIs(t, store.SetShardState(ctx, "s2", registry.ShardOpen, "two\nlines"), registry.ErrInvalid)
 	require.Equal(t, got, shard(t, store, "s2"))
 }
 

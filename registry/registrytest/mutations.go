@@ -33,6 +33,8 @@ func mutationsAreRefused(t *testing.T, h Harness) {
 	require.ErrorIs(t, store.SetTenantState(ctx, "acme", resolver.StateDisabled), registry.ErrReadOnlyStore)
 	_, err := store.AddTenant(ctx, registry.Tenant{ID: "new"}, nil)
 	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
+	_, err = store.PreviewTenants(ctx, []registry.Tenant{{ID: "new"}}, nil)
+	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
 	require.ErrorIs(t, store.UpdateShard(ctx, "s1", func(s *registry.Shard) { s.Region = "us" }), registry.ErrReadOnlyStore)
 	require.ErrorIs(t, store.RemoveTenant(ctx, "acme"), registry.ErrReadOnlyStore)
 	_, err = store.Apply(ctx, registry.Fleet{Tenants: []registry.Tenant{{ID: "new", Shard: "s1"}}}, nil)
