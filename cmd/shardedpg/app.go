@@ -14,29 +14,35 @@ import (
 
 // app is what a command runs with.
 type app struct {
-	ctx    context.Context // of the process: it ends with an interrupt
-	dsn    string          // secret
-	json   bool
-	stdin  *os.File
-	out    io.Writer
-	notes  io.Writer // what a program that reads out must not see
-	color  bool      // out is a terminal that may be coloured
-	bars   bool      // notes is a terminal, and nobody reads JSON beside it
-	prompt bool      // somebody can answer
+	ctx     context.Context // of the process: it ends with an interrupt
+	dsn     string          // secret
+	json    bool
+	stdin   *os.File
+	out     io.Writer
+	notes   io.Writer // what a program that reads out must not see
+	color   bool      // out is a terminal that may be coloured
+	bars    bool      // notes is a terminal
+	columns int       // of that terminal
+	prompt  bool      // somebody can answer
 }
 
 func newApp(ctx context.Context, c *commands) *app {
 	terminal := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" }
+	columns, _, err := term.GetSize(int(os.Stderr.Fd()))
+	if err != nil || columns < 2 {
+		columns = 80
+	}
 	return &app{
-		ctx:    ctx,
-		dsn:    c.Registry,
-		json:   c.Output == "json",
-		stdin:  os.Stdin,
-		out:    os.Stdout,
-		notes:  os.Stderr,
-		color:  terminal(os.Stdout) && os.Getenv("NO_COLOR") == "",
-		bars:   terminal(os.Stderr),
-		prompt: terminal(os.Stdin) && terminal(os.Stderr),
+		ctx:     ctx,
+		dsn:     c.Registry,
+		json:    c.Output == "json",
+		stdin:   os.Stdin,
+		out:     os.Stdout,
+		notes:   os.Stderr,
+		color:   terminal(os.Stdout) && os.Getenv("NO_COLOR") == "",
+		bars:    terminal(os.Stderr),
+		columns: columns,
+		prompt:  terminal(os.Stdin) && terminal(os.Stderr),
 	}
 }
 

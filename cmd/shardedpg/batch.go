@@ -13,6 +13,9 @@ import (
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
+// barTexts is how many columns a progress bar has besides the bar itself, with numbers of six digits and a time to go.
+const barTexts = 50
+
 // mostFailures ends a batch: after so many, the cause is one for all.
 const mostFailures = 20
 
@@ -23,7 +26,7 @@ func (b *batch) all(ctx context.Context, a *app, ids []string, do func(ctx conte
 	defer stop()
 	bar, done := a.bar("tenants", len(ids))
 	defer done()
-	b.result = batchResult{DryRun: b.DryRun, Added: []string{}, Existing: []string{}, Failed: map[string]string{}, NotTried: []string{}}
+	b.result = newResult()
 
 	next := make(chan string)
 	var first error
@@ -71,6 +74,10 @@ func (b *batch) all(ctx context.Context, a *app, ids []string, do func(ctx conte
 	return b.report(a, first)
 }
 
+func newResult() batchResult {
+	return batchResult{Added: []string{}, Existing: []string{}, Failed: map[string]string{}, NotTried: []string{}}
+}
+
 // hopeless reports whether the next tenant would fail for the same reason.
 func hopeless(err error) bool {
 	for _, cause := range []error{
@@ -89,11 +96,7 @@ func (b *batch) report(a *app, first error) error {
 		slices.Sort(list)
 	}
 	err := a.show(r, func() {
-		verb := "added"
-		if r.DryRun {
-			verb = "would be added; nothing was changed"
-		}
-		a.say("%s %s; %d there already", count(len(r.Added), "tenant"), verb, len(r.Existing))
+		a.say("%s added; %d there already", count(len(r.Added), "tenant"), len(r.Existing))
 		for _, id := range slices.Sorted(maps.Keys(r.Failed)) {
 			a.note("failed: %s: %s", id, r.Failed[id])
 		}
@@ -123,7 +126,9 @@ func (a *app) bar(what string, total int) (step, done func()) {
 	w := progress.NewWriter()
 	w.SetOutputWriter(a.notes)
 	w.SetUpdateFrequency(100 * time.Millisecond)
-	w.SetTrackerLength(30)
+	// A line that the terminal breaks is not erased whole, and each update would leave a part of it.
+	w.SetTerminalWidth(a.columns - 1)
+	w.SetTrackerLength(min(max(a.columns-barTexts, 5), 30))
 	style := progress.StyleDefault
 	style.Visibility = progress.StyleVisibility{ETA: true, Percentage: true, Tracker: true, Value: true}
 	style.Options.ErrorString = "stopped"

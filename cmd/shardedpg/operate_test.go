@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -61,10 +62,18 @@ func TestABatchCanBeRunAgain(t *testing.T) {
 	require.Equal(t, []any{"a", "c"}, preview["added"])
 	require.Equal(t, []any{"b"}, preview["existing"])
 	require.Len(t, f.json(t, "tenant", "list")["tenants"], 1)
+	shards := preview["shards"].(map[string]any)
+	require.Contains(t, f.ok(t, "tenant", "add", "a", "b", "c", "--dry-run"), "1 of those there were left in provisioning")
+	single := f.run(t, "", "tenant", "add", "b", "--dry-run")
+	require.Equal(t, exitFailed, single.code)
+	require.Contains(t, single.notes, "exists already")
 
 	r := f.run(t, "# customers\na\nb\n\nc\na\n", "tenant", "add", "-f", "-")
 	require.Zero(t, r.code, r.notes)
 	require.Equal(t, "2 tenants added; 1 there already\n", r.out)
+	for _, id := range []string{"a", "c"} {
+		require.Equal(t, shards[id], f.json(t, "tenant", "show", id)["shard"], "as was previewed")
+	}
 	require.Len(t, f.json(t, "tenant", "list", "--state", "active")["tenants"], 3, "b was left in provisioning, and is completed")
 }
 
@@ -153,4 +162,25 @@ func TestAnExpiredOverrideIsShownAsOneAndNotInForce(t *testing.T) {
 	require.Eventually(t, func() bool { return inForce() == "2min" }, 4*time.Second, 5*time.Millisecond)
 	require.Eventually(t, func() bool { return inForce() == "5s" }, 20*time.Second, 20*time.Millisecond)
 	require.Contains(t, f.ok(t, "tenant", "show", "acme"), "no longer in force")
+}
+
+func TestAnOlderCommandChangesNothingInANewerRegistry(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "acme")
+	conn, err := pgx.Connect(t.Context(), f.registry)
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = conn.Exec(t.Context(), `insert into sharded_pg.versions (version) values (99)`)
+	require.NoError(t, err)
+	log := f.ok(t, "registry", "audit-log")
+	for _, args := range [][]string{
+		{"registry", "init"}, {"tenant", "add", "b"}, {"tenant", "disable", "acme"}, {"shard", "full", "eu1"}, {"plan", "set", "free", "--weight", "2"},
+	} {
+		r := f.run(t, "", args...)
+		require.Equal(t, exitFailed, r.code, args)
+		require.Contains(t, r.notes, "registry is newer than this program: its version is 99", args)
+		require.Contains(t, r.notes, "use a newer program", args)
+	}
+	require.Equal(t, log, f.ok(t, "registry", "audit-log"), "it reads as far as it understands")
 }

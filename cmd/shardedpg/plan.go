@@ -72,7 +72,7 @@ func (c *planSet) Run(a *app) error {
 				return usage("nothing to set for plan %q: give at least one limit; see shardedpg plan set --help", c.Name)
 			}
 			plan = plans[i]
-		} else if c.StatementTimeout == 0 || c.WorkMem == 0 || c.MaxConns == 0 {
+		} else if c.StatementTimeout == 0 || c.WorkMem == 0 || c.MaxConns == nil {
 			return usage("plan %q would be new: give --statement-timeout, --work-mem and --max-conns", c.Name)
 		}
 		c.onto(&plan)
@@ -98,13 +98,13 @@ func (l *limits) onto(p *registry.Plan) {
 	if l.WorkMem != 0 {
 		p.WorkMemKB = int(l.WorkMem >> 10)
 	}
-	if l.MaxConns != 0 {
-		p.MaxConns = l.MaxConns
+	if l.MaxConns != nil {
+		p.MaxConns = *l.MaxConns
 	}
 	if l.Rate != nil {
 		p.Rate = *l.Rate
 	}
-	if l.Weight != 0 {
-		p.Weight = l.Weight
+	if l.Weight != nil {
+		p.Weight = *l.Weight
 	}
 }

@@ -139,18 +139,24 @@ func (registryExport) Run(a *app) error {
 
 type registryAuditLog struct {
 	Kind    string `enum:"shard,plan,tenant," default:"" help:"Only changes of shard, plan or tenant."`
-	Subject string `help:"Only changes of the shard or plan of this name, or the tenant of this ID."`
-	Actor   string `help:"Only changes by this actor."`
+	Subject line   `help:"Only changes of the shard or plan of this name, or the tenant of this ID."`
+	Actor   line   `help:"Only changes by this actor."`
 	Before  int64  `placeholder:"N" help:"Only entries before this number: the next page."`
 	Limit   int    `default:"50" help:"How many, at most 10000."`
 }
 
-func (c *registryAuditLog) Validate() error { return checkLimit(c.Limit) }
+// Validate is called by kong.
+func (c *registryAuditLog) Validate() error {
+	if c.Before < 0 {
+		return fmt.Errorf("--before is %d: use the number of an entry", c.Before)
+	}
+	return checkLimit(c.Limit)
+}
 
 func (c *registryAuditLog) Run(a *app) error {
 	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
 		entries, err := reg.Audit(ctx, registry.AuditFilter{
-			Kind: c.Kind, Subject: c.Subject, Actor: c.Actor, Before: c.Before, Limit: c.Limit,
+			Kind: c.Kind, Subject: string(c.Subject), Actor: string(c.Actor), Before: c.Before, Limit: c.Limit,
 		})
 		if err != nil {
 			return err

@@ -98,14 +98,16 @@ func TestARecordedSessionIsWhatOperatorsSee(t *testing.T) {
 		"shardedpg plan list")
 
 	s.explain("## A thousand tenants of all models")
-	s.types("shardedpg tenant add acme --plan growth --region eu", "seq -f 'customer-%04g' 990 | shardedpg tenant add -f - --plan starter --jobs 8",
+	s.types("shardedpg tenant add acme --plan growth --region eu --dry-run", "shardedpg tenant add acme --plan growth --region eu",
+		"seq -f 'customer-%04g' 990 | shardedpg tenant add -f - --plan starter --dry-run",
+		"seq -f 'customer-%04g' 990 | shardedpg tenant add -f - --plan starter --jobs 8",
 		"shardedpg tenant add part-a part-b part-c --model partition --strategy smallest --jobs 1",
 		"shardedpg tenant add initech hooli umbrella --model schema --shard us1",
 		"shardedpg tenant add globex --model database --shard eu1 --plan enterprise",
 		"shardedpg tenant add gratis trialist --plan trial",
 		"seq -f 'customer-%04g' 991 | tail -n 3 | shardedpg tenant add -f - --plan starter",
 		"shardedpg registry status", "shardedpg tenant list --limit 5", "shardedpg tenant list --limit 3 --after customer-0990",
-		"shardedpg tenant list --model schema,database -o json | grep '\"id\"'",
+		"shardedpg tenant list --model schema,database -o json | grep -o '\"id\":\"[^\"]*\"'",
 		"shardedpg tenant show globex")
 
 	s.explain("## A tenant is disabled while a program queries\n\nThe program's next statement is refused, and nobody restarts anything.")

@@ -117,12 +117,12 @@ func (c *shardShow) Run(a *app) error {
 // shardState is the arguments of commands that open and close shards.
 type shardState struct {
 	shardName
-	Reason string `help:"Why, for the audit log."`
+	Reason line `help:"Why, for the audit log."`
 }
 
 func (c *shardState) set(a *app, state registry.ShardState, done string) error {
 	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
-		if err := reg.SetShardState(ctx, c.Name, state, c.Reason); err != nil {
+		if err := reg.SetShardState(ctx, c.Name, state, string(c.Reason)); err != nil {
 			return err
 		}
 		return a.showShard(ctx, reg, c.Name, done)
@@ -143,7 +143,7 @@ type shardDrain struct{ shardState }
 
 func (c *shardDrain) Run(a *app) error {
 	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
-		if err := reg.SetShardState(ctx, c.Name, registry.ShardDraining, c.Reason); err != nil {
+		if err := reg.SetShardState(ctx, c.Name, registry.ShardDraining, string(c.Reason)); err != nil {
 			return err
 		}
 		s, err := findShard(ctx, reg, c.Name)
@@ -176,7 +176,7 @@ type shardSetDSN struct {
 	shardName
 	DSN      string `placeholder:"DSN" help:"The new one. Default: stays as it is."`
 	AdminDSN string `placeholder:"DSN" help:"The new one. Default: stays as it is."`
-	Reason   string `required:"" help:"Why, for the audit log: a wrong DSN sends all tenants of the shard to other databases."`
+	Reason   line   `required:"" help:"Why, for the audit log: a wrong DSN sends all tenants of the shard to other databases."`
 }
 
 func (c *shardSetDSN) Run(a *app) error {
@@ -195,7 +195,7 @@ func (c *shardSetDSN) Run(a *app) error {
 		if admin == "" {
 			admin = stored.AdminDSN
 		}
-		if err := reg.SetShardDSN(ctx, c.Name, dsn, admin, c.Reason); err != nil {
+		if err := reg.SetShardDSN(ctx, c.Name, dsn, admin, string(c.Reason)); err != nil {
 			return invalid(err)
 		}
 		return a.showShard(ctx, reg, c.Name, "has another DSN: its tenants are routed there from now on")

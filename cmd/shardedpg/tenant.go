@@ -36,63 +36,6 @@ func (c *oneTenant) setState(a *app, state resolver.State, done string) error {
 	})
 }
 
-type tenantList struct {
-	Shard   string            `help:"Only tenants on this shard."`
-	Plan    string            `help:"Only tenants on this plan."`
-	State   []resolver.State  `enum:"provisioning,active,readonly,disabled,moving,deleting" help:"Only tenants in one of these states: ${enum}."`
-	Model   []resolver.Model  `enum:"shared,partition,schema,database" help:"Only tenants of one of these models: ${enum}."`
-	Slug    string            `help:"Only the tenant with this slug."`
-	Label   map[string]string `placeholder:"NAME=VALUE" mapsep:"," help:"Only tenants with all of these labels."`
-	Removed string            `enum:"no,only,any" default:"no" help:"Removed tenants: ${enum}."`
-	Limit   int               `default:"100" help:"How many, at most 10000."`
-	After   string            `placeholder:"ID" help:"Only tenants behind this ID: the next page."`
-}
-
-func (c *tenantList) Validate() error { return checkLimit(c.Limit) }
-
-func (c *tenantList) Run(a *app) error {
-	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
-		// One more than asked for, to know whether there is another page.
-		filter := registry.TenantFilter{
-			Shard: c.Shard, Plan: c.Plan, States: c.State, Models: c.Model, Slug: c.Slug, Labels: c.Label,
-			Removed: map[string]registry.Presence{"only": registry.RemovedTenants, "any": registry.AnyTenants}[c.Removed],
-			Limit:   min(c.Limit+1, 10000), After: c.After,
-		}
-		tenants, err := reg.ListTenants(ctx, filter)
-		if err != nil {
-			return invalid(err)
-		}
-		list := struct {
-			Tenants []registry.TenantInfo `json:"tenants"`
-			Next    string                `json:"next,omitempty"`
-		}{Tenants: tenants}
-		if len(tenants) > c.Limit || len(tenants) == 10000 {
-			list.Tenants = tenants[:c.Limit]
-			list.Next = tenants[c.Limit-1].ID
-		}
-		if list.Tenants == nil {
-			list.Tenants = []registry.TenantInfo{}
-		}
-		return a.show(list, func() {
-			var rows [][]string
-			for _, t := range list.Tenants {
-				rows = append(rows, []string{t.ID, stateOf(t), string(t.Model), t.Shard, t.Plan, t.Slug})
-			}
-			a.table([]string{"TENANT", "STATE", "MODEL", "SHARD", "PLAN", "SLUG"}, rows)
-			if list.Next != "" {
-				a.note("more: --after %s", list.Next)
-			}
-		})
-	})
-}
-
-func stateOf(t registry.TenantInfo) string {
-	if !t.Removed.IsZero() {
-		return "removed"
-	}
-	return string(t.State)
-}
-
 type tenantShow struct{ oneTenant }
 
 func (c *tenantShow) Run(a *app) error {
@@ -188,23 +131,23 @@ func (c *tenantPlan) Run(a *app) error {
 type tenantOverride struct {
 	oneTenant
 	limits
-	For    time.Duration `placeholder:"24h" help:"How long. Default: until it is cleared."`
-	Reason string        `help:"Why, for the next operator."`
-	Clear  bool          `help:"Back to the plan."`
+	For    *time.Duration `placeholder:"24h" help:"How long. Default: until it is cleared."`
+	Reason line           `help:"Why, for the next operator."`
+	Clear  bool           `help:"Back to the plan."`
 }
 
 func (c *tenantOverride) Run(a *app) error {
 	done := "has another limit than its plan"
 	var override *registry.Override
 	switch {
-	case c.Clear && (!c.empty() || c.For != 0):
+	case c.Clear && (!c.empty() || c.For != nil):
 		return usage("--clear goes with no limits: leave them out, or leave --clear out")
 	case c.Clear:
 		done = "is back on its plan's limits"
 	case c.empty():
 		return usage("nothing to override: give at least one limit, or --clear; see shardedpg tenant override --help")
-	case c.For < 0:
-		return usage("--for is %v: use a duration such as 24h", c.For)
+	case c.For != nil && *c.For <= 0:
+		return usage("--for is %v: use a duration such as 24h, or leave it out for an override that never expires", *c.For)
 	case c.Rate != nil && *c.Rate == 0:
 		return usage("--rate is 0: an override cannot lift a rate; give a high one, or put the tenant on another plan")
 	default:
@@ -212,16 +155,16 @@ func (c *tenantOverride) Run(a *app) error {
 		c.onto(&p)
 		override = &registry.Override{
 			StatementTimeout: p.StatementTimeout, WorkMemKB: p.WorkMemKB, MaxConns: p.MaxConns, Weight: p.Weight, Rate: p.Rate,
-			Reason: c.Reason,
+			Reason: string(c.Reason),
 		}
 		done += ", and never expires: shardedpg tenant override --clear ends it"
-		if c.For > 0 {
-			override.Expires = time.Now().Add(c.For)
+		if c.For != nil {
+			override.Expires = time.Now().Add(*c.For)
 			done = "has another limit than its plan until " + when(override.Expires)
 		}
 	}
 	return c.change(a, done, func(ctx context.Context, reg *registry.Postgres, id string) error {
-		return reg.SetOverride(ctx, id, override)
+		return invalid(reg.SetOverride(ctx, id, override))
 	})
 }
 
@@ -236,7 +179,7 @@ func (c *tenantSlug) Run(a *app) error {
 		done = "has the slug " + strconv.Quote(c.Slug)
 	}
 	return c.change(a, done, func(ctx context.Context, reg *registry.Postgres, id string) error {
-		return reg.SetTenantSlug(ctx, id, c.Slug)
+		return invalid(reg.SetTenantSlug(ctx, id, c.Slug))
 	})
 }
 

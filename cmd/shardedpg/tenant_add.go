@@ -33,7 +33,7 @@ type tenantAdd struct {
 	Label       map[string]string `placeholder:"NAME=VALUE" mapsep:"," help:"Labels of the tenants; may be repeated."`
 	NoProvision bool              `help:"Leave them in provisioning: their statements are refused until tenant provision."`
 	Jobs        int               `default:"4" help:"How many at once, at most 16."`
-	DryRun      bool              `help:"Check the IDs and say which are new, and change nothing."`
+	DryRun      bool              `help:"Say who would be added to which shard, and change nothing. It does not look at the shards' tables."`
 	layout
 }
 
@@ -50,13 +50,18 @@ func (c *tenantAdd) Validate() error {
 		return errors.New("--slug is for one tenant: leave it out, or give one ID")
 	case c.Shard != "" && (c.Strategy != "" || c.Region != "" || len(c.ShardLabel) > 0):
 		return errors.New("--shard names the shard: leave --strategy, --region and --shard-label out")
+	case c.Model == resolver.ModelDatabase && c.Database != "" && (len(c.IDs) != 1 || c.File != ""):
+		return errors.New("--database with --model database is for one tenant: give one ID, or --model shared for several in one database")
 	}
-	return nil
+	return c.layout.Validate()
 }
 
 func (c *tenantAdd) Run(a *app) error {
 	ids, err := c.ids(a)
 	if err != nil {
+		return err
+	}
+	if err := c.check(ids); err != nil {
 		return err
 	}
 	return a.withConfig(func(ctx context.Context, reg *registry.Postgres, cfg shardedpg.Config) error {
@@ -66,15 +71,39 @@ func (c *tenantAdd) Run(a *app) error {
 				return invalid(err)
 			}
 		}
-		do := b.add
-		if c.DryRun {
-			do = b.look
-		}
-		if len(ids) == 1 && c.File == "" && !c.DryRun {
+		switch {
+		case c.DryRun:
+			return b.preview(ctx, a, ids)
+		case len(ids) == 1 && c.File == "":
 			return b.one(ctx, a, ids[0])
 		}
-		return b.all(ctx, a, ids, do)
+		return b.all(ctx, a, ids, b.add)
 	})
+}
+
+// check refuses all of a batch when one of its tenants could not be added to any registry. It shows the first few.
+func (c *tenantAdd) check(ids []string) error {
+	var errs []error
+	for _, id := range ids {
+		if err := c.tenant(id).Check(); err != nil {
+			if errs = append(errs, err); len(errs) == 5 {
+				break
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		if c.Model == resolver.ModelSchema {
+			err = fmt.Errorf("%w\na fleet file can name another schema: shardedpg registry apply", err)
+		}
+		return usage("%w\nnothing was added", err)
+	}
+	return nil
+}
+
+func (c *tenantAdd) tenant(id string) registry.Tenant {
+	return registry.Tenant{
+		ID: id, Shard: c.Shard, Database: c.Database, Model: c.Model, Plan: c.Plan, Slug: c.Slug, Labels: c.Label,
+	}
 }
 
 // ids returns what was asked for, each once, and all IDs that break the rule joined.
@@ -138,12 +167,7 @@ type batchResult struct {
 	Existing []string          `json:"existing"`
 	Failed   map[string]string `json:"failed"`
 	NotTried []string          `json:"not_tried"`
-}
-
-func (b *batch) tenant(id string) registry.Tenant {
-	return registry.Tenant{
-		ID: id, Shard: b.Shard, Database: b.Database, Model: b.Model, Plan: b.Plan, Slug: b.Slug, Labels: b.Label,
-	}
+	Shards   map[string]string `json:"shards,omitempty"` // with --dry-run: of those that would be added, by ID
 }
 
 // one adds the only tenant of the command line.
@@ -171,7 +195,8 @@ func (b *batch) provision(ctx context.Context, id string) error {
 		return nil
 	}
 	if err := provision.Tenant(ctx, b.reg, id, b.options); err != nil {
-		return fmt.Errorf("%w\ntenant %q is in the registry, in provisioning: when the cause is gone, run shardedpg tenant provision %s", err, id, id)
+		return fmt.Errorf("%w\ntenant %q is in the registry, in provisioning: when the cause is gone, run shardedpg tenant provision %s%s",
+			err, id, id, b.given())
 	}
 	return nil
 }
@@ -193,13 +218,4 @@ func (b *batch) add(ctx context.Context, id string) (added bool, _ error) {
 		return false, b.provision(ctx, id)
 	}
 	return false, nil
-}
-
-// look says what add would do.
-func (b *batch) look(ctx context.Context, id string) (added bool, _ error) {
-	_, err := b.reg.Tenant(ctx, id)
-	if errors.Is(err, resolver.ErrTenantNotFound) {
-		return true, nil
-	}
-	return false, err
 }

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/registry"
@@ -27,6 +29,37 @@ func (l *layout) options(cfg shardedpg.Config) *provision.Options {
 	return &provision.Options{
 		TenantColumn: l.TenantColumn, GUC: cfg.GUC, Template: l.Template, TemplateDatabase: l.TemplateDatabase, Login: l.Login,
 	}
+}
+
+// Validate is called by kong. PostgreSQL cuts longer names silently, and then it may be another one's.
+func (l *layout) Validate() error {
+	for _, flag := range l.flags() {
+		if name := *flag.value; len(name) > 63 || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
+			return fmt.Errorf("--%s is no name in PostgreSQL: use at most 63 bytes without control characters", flag.name)
+		}
+	}
+	return nil
+}
+
+type layoutFlag struct {
+	name  string
+	value *string
+}
+
+func (l *layout) flags() []layoutFlag {
+	return []layoutFlag{
+		{"tenant-column", &l.TenantColumn}, {"template", &l.Template}, {"template-database", &l.TemplateDatabase}, {"login", &l.Login},
+	}
+}
+
+// given returns the flags as they were typed, for a command that goes on with the same.
+func (l *layout) given() (text string) {
+	for _, flag := range l.flags() {
+		if *flag.value != "" {
+			text += " --" + flag.name + "='" + strings.ReplaceAll(*flag.value, "'", `'\''`) + "'"
+		}
+	}
+	return text
 }
 
 type tenantProvision struct {

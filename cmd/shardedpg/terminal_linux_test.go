@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -113,6 +114,8 @@ func TestPurgeAsksForTheIDOnATerminal(t *testing.T) {
 	require.Equal(t, exitFailed, f.run(t, "", "tenant", "show", "acme").code)
 }
 
+var escapes = regexp.MustCompile(`\x1b\[[0-9;]*[A-Za-z]`)
+
 func TestCtrlCEndsABatchThatCanBeRunAgain(t *testing.T) {
 	t.Parallel()
 	f := ready(t)
@@ -137,6 +140,11 @@ func TestCtrlCEndsABatchThatCanBeRunAgain(t *testing.T) {
 	require.NotContains(t, term.text(), "context canceled")
 	require.NotContains(t, term.text(), "done!", "most were not tried")
 	require.Contains(t, term.text(), "stopped")
+	for line := range strings.Lines(escapes.ReplaceAllString(term.text(), "")) {
+		if strings.Contains(line, "%") {
+			require.LessOrEqual(t, len(strings.TrimRight(line, "\r\n")), 40, "what the terminal breaks is not erased whole: %q", line)
+		}
+	}
 
 	added := f.json(t, "tenant", "list", "--limit", "10000")["tenants"].([]any)
 	require.NotEmpty(t, added)

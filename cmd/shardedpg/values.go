@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
@@ -17,6 +21,17 @@ type tenantID string
 func (id *tenantID) UnmarshalText(given []byte) error {
 	*id = tenantID(given)
 	return resolver.ValidTenantID(string(given))
+}
+
+// line is text for the audit log, or what is looked for there.
+type line string
+
+func (l *line) UnmarshalText(given []byte) error {
+	*l = line(given)
+	if !utf8.Valid(given) || bytes.ContainsFunc(given, unicode.IsControl) || len(given) > 500 {
+		return errors.New("that is no line of text: use at most 500 bytes without control characters")
+	}
+	return nil
 }
 
 // timeout is a statement timeout such as 30s, or unlimited.
@@ -98,18 +113,18 @@ func showMost(n int) string {
 type limits struct {
 	StatementTimeout timeout  `placeholder:"30s" help:"Longest time of a statement, or unlimited."`
 	WorkMem          size     `placeholder:"16MB" help:"Memory of a sort or hash, at least 64kB."`
-	MaxConns         int      `placeholder:"N" help:"Connections that a tenant may use at once. Recorded; this version of the driver does not enforce it."`
+	MaxConns         *int     `placeholder:"N" help:"Connections that a tenant may use at once. Recorded; this version of the driver does not enforce it."`
 	Rate             *float64 `placeholder:"N" help:"Statements per second; 0 for no limit. Recorded; not enforced yet."`
-	Weight           int      `placeholder:"N" help:"Share of a busy shard, against other tenants. Recorded; not enforced yet."`
+	Weight           *int     `placeholder:"N" help:"Share of a busy shard, against other tenants. Recorded; not enforced yet."`
 }
 
 // Validate is called by kong.
 func (l *limits) Validate() error {
 	switch {
-	case l.MaxConns < 0 || l.MaxConns > math.MaxInt32:
-		return fmt.Errorf("--max-conns is %d: use at least 1", l.MaxConns)
-	case l.Weight < 0 || l.Weight > math.MaxInt32:
-		return fmt.Errorf("--weight is %d: use at least 1", l.Weight)
+	case l.MaxConns != nil && (*l.MaxConns < 1 || *l.MaxConns > math.MaxInt32):
+		return fmt.Errorf("--max-conns is %d: use at least 1", *l.MaxConns)
+	case l.Weight != nil && (*l.Weight < 1 || *l.Weight > math.MaxInt32):
+		return fmt.Errorf("--weight is %d: use at least 1", *l.Weight)
 	case l.WorkMem != 0 && (l.WorkMem < 64<<10 || l.WorkMem > math.MaxInt32<<10):
 		return fmt.Errorf("--work-mem is %s: PostgreSQL takes 64kB to 2147483647kB", showSize(int64(l.WorkMem)))
 	case l.Rate != nil && (!(*l.Rate >= 0) || math.IsInf(*l.Rate, 0)):

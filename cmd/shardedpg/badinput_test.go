@@ -1,0 +1,245 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// bad is a command line that cannot work, its words joined by |, and what an operator has to be told.
+type bad struct {
+	line, says string
+	code       int
+}
+
+var (
+	long = strings.Repeat("x", 64)
+
+	// badLayout is for the flags that name things on shards, behind a command.
+	badLayout = func(command string) map[string][]bad {
+		all := make(map[string][]bad)
+		for _, flag := range []string{"--tenant-column", "--template", "--template-database", "--login"} {
+			all[flag] = []bad{
+				{command + "|" + flag + "|" + long, flag + " is no name in PostgreSQL", exitUsage},
+				{command + "|" + flag + "|a\tb", flag + " is no name in PostgreSQL", exitUsage},
+			}
+		}
+		return all
+	}
+
+	badLimits = func(command string) map[string][]bad {
+		return map[string][]bad{
+			"--statement-timeout": {
+				{command + "|--statement-timeout|fast", "30s, or unlimited", exitUsage},
+				{command + "|--statement-timeout|0s", "unlimited for no limit", exitUsage},
+				{command + "|--statement-timeout|1500us", "whole milliseconds", exitUsage},
+			},
+			"--work-mem": {
+				{command + "|--work-mem|64", "such as 64MB", exitUsage},
+				{command + "|--work-mem|1kB", "64kB to", exitUsage},
+				{command + "|--work-mem|99999999999TB", "such as 64MB", exitUsage},
+			},
+			"--max-conns": {{command + "|--max-conns|0", "at least 1", exitUsage}, {command + "|--max-conns|few", "--max-conns", exitUsage}},
+			"--weight":    {{command + "|--weight|0", "at least 1", exitUsage}, {command + "|--weight|heavy", "--weight", exitUsage}},
+			"--rate":      {{command + "|--rate|nan", "statements per second", exitUsage}, {command + "|--rate=-1", "statements per second", exitUsage}},
+		}
+	}
+
+	badShard = func(command string) map[string][]bad {
+		return map[string][]bad{
+			"<name>":   {{command + "|eu9", "next: shardedpg shard list", exitFailed}},
+			"--reason": {{command + "|eu1|--reason|a\tb", "no line of text", exitUsage}, {command + "|eu1|--reason|" + strings.Repeat("x", 501), "500 bytes", exitUsage}},
+		}
+	}
+
+	badTenant = func(command string) map[string][]bad {
+		return map[string][]bad{"<id>": {
+			{strings.ReplaceAll(command, "ID", "a b"), "not allowed", exitUsage},
+			{strings.ReplaceAll(command, "ID", "nobody"), "next: shardedpg tenant list", exitFailed},
+		}}
+	}
+)
+
+// badInput has wrong values for each argument and each flag with a value of each command.
+func badInput(f *fleet, files string) map[string]map[string][]bad {
+	dsn, file := f.shards["eu1"], func(name string) string { return filepath.Join(files, name) }
+	return map[string]map[string][]bad{
+		"": {
+			"--registry": {{"plan|list|--registry|", "SHARDEDPG_REGISTRY", exitUsage}, {"plan|list|--registry|nonsense", "the registry's DSN", exitUsage}},
+			"--output":   {{"plan|list|-o|xml", "--output must be one of", exitUsage}},
+		},
+		"registry apply": {"--file": {
+			{"registry|apply|-f|/nowhere", "no such file", exitUsage},
+			{"registry|apply|-f|/", "is a directory", exitUsage},
+			{"registry|apply|-f|" + file("typo.yaml"), "dns", exitUsage},
+			{"registry|apply|-f|" + file("orphan.yaml"), "shard not found", exitFailed},
+		}},
+		"registry audit-log": {
+			"--kind":    {{"registry|audit-log|--kind|dog", "--kind must be one of", exitUsage}},
+			"--subject": {{"registry|audit-log|--subject|a\tb", "--subject: that is no line", exitUsage}},
+			"--actor":   {{"registry|audit-log|--actor|a\tb", "--actor: that is no line", exitUsage}},
+			"--before":  {{"registry|audit-log|--before|x", "--before", exitUsage}, {"registry|audit-log|--before=-1", "number of an entry", exitUsage}},
+			"--limit":   {{"registry|audit-log|--limit|0", "use 1 to 10000", exitUsage}, {"registry|audit-log|--limit|10001", "use 1 to 10000", exitUsage}},
+		},
+		"shard add": {
+			"<name>":        {{"shard|add|a b|--dsn|" + dsn, "not allowed", exitUsage}, {"shard|add|" + long + "|--dsn|" + dsn, "1 to 63", exitUsage}, {"shard|add|eu1|--dsn|" + dsn, "exists already", exitFailed}},
+			"--dsn":         {{"shard|add|eu2", "--dsn", exitUsage}, {"shard|add|eu2|--dsn|", "dsn is empty", exitUsage}, {"shard|add|eu2|--dsn|host=/nowhere user=a", "nothing was stored", exitFailed}, {"shard|add|eu2|--dsn|host=${", "closing brace", exitUsage}},
+			"--admin-dsn":   {{"shard|add|eu2|--dsn|" + dsn + "|--admin-dsn|host=/nowhere user=a", "admin dsn cannot be used", exitFailed}},
+			"--region":      {{"shard|add|eu2|--dsn|" + dsn + "|--region|a b", `region "a b" is not allowed`, exitUsage}},
+			"--label":       {{"shard|add|eu2|--dsn|" + dsn + "|--label|x", "--label", exitUsage}, {"shard|add|eu2|--dsn|" + dsn + "|--label|x=a b", "label", exitUsage}},
+			"--max-tenants": {{"shard|add|eu2|--dsn|" + dsn + "|--max-tenants|0", "or unlimited", exitUsage}},
+			"--max-bytes":   {{"shard|add|eu2|--dsn|" + dsn + "|--max-bytes|lots", "such as 64MB", exitUsage}},
+		},
+		"shard show":   {"<name>": {{"shard|show|eu9", "next: shardedpg shard list", exitFailed}}},
+		"shard full":   badShard("shard|full"),
+		"shard open":   badShard("shard|open"),
+		"shard drain":  badShard("shard|drain"),
+		"shard remove": {"<name>": {{"shard|remove|eu9", "next: shardedpg shard list", exitFailed}}},
+		"shard health": {"<name>": {{"shard|health|eu1|eu9", "next: shardedpg shard list", exitFailed}}},
+		"shard set-dsn": {
+			"<name>":      {{"shard|set-dsn|eu9|--reason|x|--dsn|" + dsn, "next: shardedpg shard list", exitFailed}},
+			"--dsn":       {{"shard|set-dsn|eu1|--reason|x", "nothing to set", exitUsage}, {"shard|set-dsn|eu1|--reason|x|--dsn|host=/nowhere user=a", "nothing was stored", exitFailed}},
+			"--admin-dsn": {{"shard|set-dsn|eu1|--reason|x|--admin-dsn|host=/nowhere user=a", "nothing was stored", exitFailed}},
+			"--reason":    {{"shard|set-dsn|eu1|--dsn|" + dsn, "--reason", exitUsage}, {"shard|set-dsn|eu1|--dsn|" + dsn + "|--reason|", "give one", exitUsage}, {"shard|set-dsn|eu1|--dsn|" + dsn + "|--reason|a\tb", "no line of text", exitUsage}},
+		},
+		"tenant add": merged(badLayout("tenant|add|a"), map[string][]bad{
+			"<id>":          {{"tenant|add", "Give IDs, or --file", exitUsage}, {"tenant|add|a b", "not allowed", exitUsage}, {"tenant|add|" + long + "|--model|schema", "set a shorter schema", exitUsage}, {"tenant|add|a|b/c|--model|schema", "not safe", exitUsage}},
+			"--file":        {{"tenant|add|a|-f|-", "not both", exitUsage}, {"tenant|add|-f|/nowhere", "no such file", exitUsage}, {"tenant|add|-f|" + file("ids"), "line 2", exitUsage}, {"tenant|add|-f|" + file("empty"), "no IDs in it", exitUsage}},
+			"--shard":       {{"tenant|add|a|--shard|eu9", "next: shardedpg shard list", exitFailed}, {"tenant|add|a|--shard|e u", "not allowed", exitUsage}, {"tenant|add|a|--shard|eu1|--strategy|hash", "leave --strategy", exitUsage}},
+			"--strategy":    {{"tenant|add|a|--strategy|best", "--strategy must be one of", exitUsage}},
+			"--region":      {{"tenant|add|a|--region|a b", `region "a b" is not allowed`, exitUsage}, {"tenant|add|a|--region|mars", "shardedpg shard add", exitFailed}},
+			"--shard-label": {{"tenant|add|a|--shard-label|x", "--shard-label", exitUsage}, {"tenant|add|a|--shard-label|x=a b", "label", exitUsage}, {"tenant|add|a|--shard-label|x=y", "lacks a label", exitFailed}},
+			"--model":       {{"tenant|add|a|--model|own", "--model must be one of", exitUsage}},
+			"--database":    {{"tenant|add|a|--database|" + long, "no name of a database", exitUsage}, {"tenant|add|a|b|--model|database|--database|d", "for one tenant", exitUsage}},
+			"--plan":        {{"tenant|add|a|--plan|gold", "next: shardedpg plan list", exitFailed}, {"tenant|add|a|--plan|go ld", "not allowed", exitUsage}},
+			"--slug":        {{"tenant|add|a|--slug|x y", "slug", exitUsage}, {"tenant|add|a|b|--slug|x", "one tenant", exitUsage}},
+			"--label":       {{"tenant|add|a|--label|x", "--label", exitUsage}, {"tenant|add|a|--label|x=a b", "label", exitUsage}},
+			"--jobs":        {{"tenant|add|a|--jobs|0", "use 1 to 16", exitUsage}, {"tenant|add|a|--jobs|99", "use 1 to 16", exitUsage}},
+		}),
+		"tenant list": {
+			"--shard":    {{"tenant|list|--shard|eu9", "next: shardedpg shard list", exitFailed}},
+			"--database": {{"tenant|list|--database|" + long, "no name of a database", exitUsage}},
+			"--plan":     {{"tenant|list|--plan|gold", "next: shardedpg plan list", exitFailed}},
+			"--state":    {{"tenant|list|--state|gone", "--state must be one of", exitUsage}},
+			"--model":    {{"tenant|list|--model|own", "--model must be one of", exitUsage}},
+			"--slug":     {{"tenant|list|--slug|x y", "slug", exitUsage}},
+			"--label":    {{"tenant|list|--label|x", "--label", exitUsage}, {"tenant|list|--label|x=a b", "label", exitUsage}},
+			"--removed":  {{"tenant|list|--removed|maybe", "--removed must be one of", exitUsage}},
+			"--limit":    {{"tenant|list|--limit|10001", "use 1 to 10000", exitUsage}, {"tenant|list|--limit=-1", "use 1 to 10000", exitUsage}, {"tenant|list|--limit|5|--all", "leave --limit out", exitUsage}},
+			"--after":    {{"tenant|list|--after|a b", "--after", exitUsage}},
+		},
+		"tenant show":     badTenant("tenant|show|ID"),
+		"tenant enable":   badTenant("tenant|enable|ID"),
+		"tenant disable":  badTenant("tenant|disable|ID"),
+		"tenant readonly": badTenant("tenant|readonly|ID"),
+		"tenant remove":   badTenant("tenant|remove|ID"),
+		"tenant plan": merged(badTenant("tenant|plan|ID|free"), map[string][]bad{
+			"<plan>": {{"tenant|plan|acme|gold", "next: shardedpg plan list", exitFailed}},
+		}),
+		"tenant override": merged(badTenant("tenant|override|ID|--weight|2"), badLimits("tenant|override|acme"), map[string][]bad{
+			"--for":    {{"tenant|override|acme|--weight|2|--for|1", "--for", exitUsage}, {"tenant|override|acme|--weight|2|--for|0s", "such as 24h", exitUsage}, {"tenant|override|acme|--clear|--for|1h", "leave", exitUsage}},
+			"--reason": {{"tenant|override|acme|--weight|2|--reason|a\tb", "no line of text", exitUsage}},
+		}),
+		"tenant slug": merged(badTenant("tenant|slug|ID|x"), map[string][]bad{
+			"<slug>": {{"tenant|slug|acme|x y", "slug", exitUsage}},
+		}),
+		"tenant provision": merged(badTenant("tenant|provision|ID"), badLayout("tenant|provision|acme")),
+		"tenant purge":     merged(badTenant("tenant|purge|ID|--yes"), badLayout("tenant|purge|acme|--yes")),
+		"plan set": merged(badLimits("plan|set|free"), map[string][]bad{
+			"<name>": {{"plan|set|a b|--statement-timeout|1s|--work-mem|1MB|--max-conns|1", "not allowed", exitUsage}, {"plan|set|gold|--max-conns|3", "would be new", exitUsage}, {"plan|set|free", "nothing to set", exitUsage}},
+		}),
+		"completion": {"<shell>": {{"completion|tcsh", "bash", exitUsage}, {"completion", "<shell>", exitUsage}}},
+	}
+}
+
+func merged(maps ...map[string][]bad) map[string][]bad {
+	all := make(map[string][]bad)
+	for _, m := range maps {
+		for name, cases := range m {
+			all[name] = append(all[name], cases...)
+		}
+	}
+	return all
+}
+
+func TestBadInputForEachArgumentIsRefusedAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "acme", "--shard", "eu1", "--no-provision")
+	files := t.TempDir()
+	for name, text := range map[string]string{
+		"typo.yaml": "shards: {eu2: {dns: x}}\n", "orphan.yaml": "tenants: {a: {shard: eu9}}\n", "ids": "good\nnot good\n", "empty": "# nobody\n",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(files, name), []byte(text), 0o600))
+	}
+	log, exported := f.ok(t, "registry", "audit-log"), f.ok(t, "registry", "export")
+	all := badInput(f, files)
+	for path, arguments := range all {
+		for argument, cases := range arguments {
+			for _, c := range cases {
+				r := f.run(t, "", strings.Split(c.line, "|")...)
+				require.Equal(t, c.code, r.code, "%s %s: %q: %s%s", path, argument, c.line, r.out, r.notes)
+				require.Contains(t, r.notes, c.says, "%s %s: %q", path, argument, c.line)
+				require.Empty(t, r.out, "%q", c.line)
+				require.NotContains(t, r.notes, f.login, "%q: a DSN is never shown", c.line)
+			}
+		}
+	}
+	require.Equal(t, log, f.ok(t, "registry", "audit-log"))
+	require.Equal(t, exported, f.ok(t, "registry", "export"))
+
+	// Whoever adds an argument or a flag adds what is wrong with it.
+	parser, err := newParser(&commands{})
+	require.NoError(t, err)
+	for _, flag := range parser.Model.Flags {
+		if flag.Name != "help" {
+			require.NotEmpty(t, all[""]["--"+flag.Name], "--%s", flag.Name)
+		}
+	}
+	for _, node := range parser.Model.Leaves(false) {
+		path := commandPath(node)
+		for _, argument := range node.Positional {
+			require.NotEmpty(t, all[path]["<"+argument.Name+">"], "%s <%s>", path, argument.Name)
+		}
+		for _, flag := range node.Flags {
+			if !flag.IsBool() {
+				require.NotEmpty(t, all[path]["--"+flag.Name], "%s --%s", path, flag.Name)
+			}
+		}
+	}
+}
+
+func TestEachFlagSaysWhenItsValueIsMissingOrTooMuch(t *testing.T) {
+	t.Parallel()
+	parser, err := newParser(&commands{})
+	require.NoError(t, err)
+	for _, node := range parser.Model.Leaves(false) {
+		path := strings.Fields(commandPath(node))
+		for _, group := range node.AllFlags(true) {
+			for _, flag := range group {
+				word := "--" + flag.Name
+				if flag.IsBool() {
+					word += "=maybe"
+				}
+				parseFails(t, "--"+flag.Name, append(path, word)...)
+			}
+		}
+		parseFails(t, "unknown flag --nonsense", append(path, "--nonsense")...)
+	}
+}
+
+// parseFails parses what cannot be parsed.
+func parseFails(t *testing.T, says string, args ...string) {
+	t.Helper()
+	fresh, err := newParser(&commands{})
+	require.NoError(t, err)
+	fresh.Exit = func(int) {}
+	_, err = fresh.Parse(args)
+	require.Error(t, err, "%q", args)
+	text := parseError(err).Error()
+	require.Contains(t, text, says, "%q", args)
+	require.Contains(t, text, "--help", "%q", args)
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+const crowd = 100_000
+
+// crowded is a fleet whose registry has many tenants, put there without the rules, which would take minutes.
+func crowded(t *testing.T) *fleet {
+	t.Helper()
+	f := ready(t)
+	conn, err := pgx.Connect(t.Context(), f.registry)
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = conn.Exec(t.Context(), `insert into sharded_pg.tenants (id, shard, model, plan, state, labels)
+ select 'tenant-' || lpad(i::text, 6, '0'), case when i % 2 = 0 then 'eu1' else 'us1' end, 'shared', 'free', 'active', '{"ring": "canary"}'
+   from generate_series(1, $1) i`, crowd)
+	require.NoError(t, err)
+	return f
+}
+
+// peak tells the most memory that a process had, in MB, when it has ended. The kernel's own figure for a child is at least what
+// its parent had when it forked.
+func peak(t *testing.T, pid int) <-chan int {
+	t.Helper()
+	told := make(chan int, 1)
+	line := regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
+	go func() {
+		most := 0
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for range tick.C {
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			found := line.FindSubmatch(status)
+			if err != nil || found == nil {
+				told <- most >> 10
+				return
+			}
+			if now, err := strconv.Atoi(string(found[1])); err == nil {
+				most = max(most, now)
+			}
+		}
+	}()
+	return told
+}
+
+// The bound is on memory, which does not depend on what else the machine does. A page takes half of it, all tenants more.
+func TestAllTenantsAreListedInTheMemoryOfAPage(t *testing.T) {
+	t.Parallel()
+	f := crowded(t)
+	for _, output := range []string{"json", "table"} {
+		cmd := exec.CommandContext(t.Context(), binary, "tenant", "list", "--all", "-o", output)
+		cmd.Env = f.env
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		start := time.Now()
+		require.NoError(t, cmd.Start())
+		watched := peak(t, cmd.Process.Pid)
+		require.NoError(t, cmd.Wait())
+		memory := <-watched
+		t.Logf("%s: %d tenants in %v, %v of processor time, at most %d MB of memory, %d MB of output", output, crowd,
+			time.Since(start).Round(time.Millisecond), cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), memory, out.Len()>>20)
+		require.Positive(t, memory)
+		require.Less(t, memory, 40)
+		if output == "json" {
+			var document struct {
+				Tenants []struct{ ID string }
+				Next    string
+			}
+			require.NoError(t, json.Unmarshal(out.Bytes(), &document))
+			require.Len(t, document.Tenants, crowd)
+			require.Equal(t, "tenant-100000", document.Tenants[crowd-1].ID)
+			require.Empty(t, document.Next)
+			continue
+		}
+		lines := bufio.NewScanner(&out)
+		require.True(t, lines.Scan())
+		require.Equal(t, "TENANT         STATE   MODEL   SHARD  PLAN  SLUG", lines.Text())
+		n := 0
+		for ; lines.Scan(); n++ {
+			require.Len(t, strings.Fields(lines.Text()), 6, lines.Text())
+		}
+		require.Equal(t, crowd, n, "one header, and a line for each")
+	}
+}
+
+func TestAPreviewOfManyTenantsCountsThemByShard(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "registry", "apply", "-f", unlimited(t, f))
+	var ids strings.Builder
+	for i := range 20_000 {
+		ids.WriteString("new-" + strconv.Itoa(i) + "\n")
+	}
+	r := f.run(t, ids.String(), "tenant", "add", "-f", "-", "--dry-run", "--strategy", "smallest")
+	require.Zero(t, r.code, r.notes)
+	require.Equal(t, "dry run, nothing was changed: 20000 tenants would be added; 0 there already\n"+
+		"SHARD  NEW TENANTS\neu1    10000\nus1    10000\n", r.out)
+	require.Empty(t, f.json(t, "tenant", "list")["tenants"])
+}
