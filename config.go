@@ -97,7 +97,7 @@ type Config struct {
 	// password that rotates, a token that expires. It is called by many goroutines and must not change BuildFrontend or the
 	// database. Default: connections are made as the shard's DSN says.
 	BeforeConnect func(ctx context.Context, shard string, cc *pgx.ConnConfig) error
-	// Logger gets the events that no caller sees: privileged access, lost connections. Default: nothing is logged.
+	// Logger gets the events that no caller sees: privileged access, shards that are down or back. Default: nothing is logged.
 	Logger *slog.Logger
 }
 

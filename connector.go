@@ -182,6 +182,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 		pool: backend.NewPool(backend.Config{
 			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Strict: c.cfg.Guard == GuardStrict, Verify: !c.cfg.SkipVerify,
 			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
+			Changed: c.outageLog(r.Shard.Name),
 		}),
 	}
 	c.shards[key] = s

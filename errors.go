@@ -37,7 +37,8 @@ var (
 	ErrRateLimited = limits.ErrRateLimited
 	// ErrShardBusy: no connection became free in time. Retry later.
 	ErrShardBusy = limits.ErrShardBusy
-	// ErrShardUnavailable: the shard could not be reached, or the connection was lost.
+	// ErrShardUnavailable: the shard could not be reached, or the connection was lost. After three failed attempts to connect it
+	// comes at once, until an attempt succeeds.
 	ErrShardUnavailable = errors.New("shard unavailable")
 	// ErrRegistryUnavailable: the registry could not be asked and nothing usable was cached. Retry later.
 	ErrRegistryUnavailable = resolver.ErrRegistryUnavailable

@@ -153,7 +153,9 @@ func newFleet(t testing.TB, opts fleetOptions) *fleet {
 	if opts.routes != nil {
 		opts.routes(f, f.store.routes)
 	}
-	cfg := shardedpg.Config{Store: f.store, MaxConns: 1, TenantShare: 1, AcquireTimeout: 20 * time.Second}
+	cfg := shardedpg.Config{ // what a loaded machine takes is no failure
+		Store: f.store, MaxConns: 1, TenantShare: 1, AcquireTimeout: 20 * time.Second, ConnectTimeout: 30 * time.Second,
+	}
 	if opts.config != nil {
 		opts.config(&cfg)
 	}

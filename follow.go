@@ -40,3 +40,14 @@ func (c *Connector) retune(ctx context.Context, concerns func(tenant string) boo
 		}
 	}
 }
+
+// outageLog returns what tells the log that a shard is dead, or back. It does not wait for the log.
+func (c *Connector) outageLog(shard string) func(down error) {
+	return func(down error) {
+		if down != nil {
+			go c.cfg.Logger.Error("shard is down; its tenants are refused until it can be connected to", "shard", shard, "error", down)
+			return
+		}
+		go c.cfg.Logger.Warn("shard is back", "shard", shard)
+	}
+}

@@ -53,6 +53,9 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 	if err != nil {
 		return nil, &Error{Stage: StageBackend, Tenant: tenant, Shard: route.Shard.Name, Err: err}
 	}
+	if err := s.pool.Refuses(); err != nil { // a dead shard is not waited for
+		return nil, backendError(err, tenant, s.name)
+	}
 	slot, err := s.slots.Acquire(ctx, slotRequest(tenant, route)) // 3
 	if err != nil {
 		return nil, slotError(err, tenant, s.name)
@@ -246,12 +249,18 @@ func slotError(err error, tenant, shard string) error {
 	return e
 }
 
+func (l *lease) backendError(err error) error { return backendError(err, l.tenant, l.shard.name) }
+
 // backendError is for failures to get a usable connection: nothing of the caller's was sent.
-func (l *lease) backendError(err error) error {
-	e := &Error{Stage: StageBackend, Tenant: l.tenant, Shard: l.shard.name, Err: err}
+func backendError(err error, tenant, shard string) error {
+	e := &Error{Stage: StageBackend, Tenant: tenant, Shard: shard, Err: err}
 	if !errors.Is(err, ErrUnsafeRole) && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, context.Canceled) {
 		e.Err = fmt.Errorf("%w: %w; check that the server is up and takes connections", ErrShardUnavailable, err)
 		e.RetryAfter = time.Second
+		var down *backend.DownError
+		if errors.As(err, &down) && down.RetryAfter > 0 {
+			e.RetryAfter = down.RetryAfter
+		}
 	}
 	return e
 }

@@ -123,7 +123,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	version := b.pg.ParameterStatus("server_version")
 	major, err := strconv.Atoi(leadingDigits(version))
 	if err != nil || major < minServerVersion {
-		return fmt.Errorf("PostgreSQL %s is not supported; the oldest supported major is %d", version, minServerVersion)
+		return &unusableError{fmt.Sprintf("PostgreSQL %s is not supported; the oldest supported major is %d", version, minServerVersion)}
 	}
 	answer, err := b.ask(ctx, verifySQL, role)
 	if err != nil {
@@ -149,7 +149,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 		}
 	}
 	if b.pg.ParameterStatus("standard_conforming_strings") != "on" {
-		return errors.New("standard_conforming_strings is off for this login; turn it on")
+		return &unusableError{"standard_conforming_strings is off for this login; turn it on"}
 	}
 	w := b.wire
 	w.joins = major >= joinsSince
@@ -254,6 +254,11 @@ func (e *hookError) Unwrap() error {
 	}
 	return e.err
 }
+
+// unusableError is a server that answers and cannot be worked with.
+type unusableError struct{ what string }
+
+func (e *unusableError) Error() string { return e.what }
 
 // hidden keeps an error for errors.As without printing it.
 type hidden struct{ err error }

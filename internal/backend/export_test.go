@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"context"
 	"io"
 
 	"github.com/sharded-pg/sharded-pg/internal/sqllex"
@@ -36,3 +37,31 @@ var ResetCommands = len(ResetSQL)
 func (t *TestWire) State() (owner string, clean, armed bool, status byte) {
 	return t.w.owner, t.w.clean, t.w.armed, t.w.status
 }
+
+// TestBreaker is a breaker that keeps what it reported.
+type TestBreaker struct {
+	b       *breaker
+	changes []bool
+}
+
+// NewTestBreaker returns the breaker of a shard that is taken for alive.
+func NewTestBreaker() *TestBreaker {
+	t := &TestBreaker{}
+	t.b = newBreaker(func(down error) { t.changes = append(t.changes, down != nil) })
+	return t
+}
+
+// Try attempts to connect.
+func (t *TestBreaker) Try(ctx context.Context, connect func() error) error {
+	_, err := t.b.try(ctx, func() (*Backend, error) { return nil, connect() })
+	return err
+}
+
+// Refuses says whether nobody is to try.
+func (t *TestBreaker) Refuses() error { return t.b.refuses() }
+
+// Changes are the reports, true for down.
+func (t *TestBreaker) Changes() []bool { return t.changes }
+
+// NewHookError is what BeforeConnect failed with.
+func NewHookError(err error) error { return &hookError{err} }

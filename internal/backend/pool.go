@@ -35,6 +35,7 @@ type Config struct {
 	ConnectTimeout time.Duration
 	MaxLifetime    time.Duration
 	MaxIdleTime    time.Duration
+	Changed        func(down error) // called when the shard is found dead, and with nil when it is back; may be nil
 }
 
 // lifetime spreads the ends of connections that began together.
@@ -50,6 +51,9 @@ type Stats struct {
 	Open, Idle                     int
 	Lane1, Lane3, Resets           int64
 	Connects, ConnectErrors, Drops int64
+
+	Down    bool  // the last attempts to connect failed: the shard's tenants are refused without waiting
+	Outages int64 // how often that was found
 }
 
 // Pool holds the connections of one shard. It is safe for concurrent use.
@@ -61,6 +65,7 @@ type Pool struct {
 	connects       atomic.Int64
 	connectErrors  atomic.Int64
 	drops          atomic.Int64
+	breaker        *breaker
 
 	mu     sync.Mutex
 	idle   []*Backend // the one used last is at the end
@@ -74,8 +79,20 @@ var ErrClosed = errors.New("connector closed")
 
 // NewPool returns the pool of a shard. It connects when the first connection is needed.
 func NewPool(cfg Config) *Pool {
-	return &Pool{cfg: cfg, named: newProtocol(cfg.GUC, named), unnamed: newProtocol(cfg.GUC, unnamed)}
+	p := &Pool{cfg: cfg, named: newProtocol(cfg.GUC, named), unnamed: newProtocol(cfg.GUC, unnamed)}
+	p.breaker = newBreaker(func(down error) {
+		if down != nil {
+			go p.Flush() // connections of before would take their statements into the same hole
+		}
+		if cfg.Changed != nil {
+			cfg.Changed(down)
+		}
+	})
+	return p
 }
+
+// Refuses returns a [DownError] while the shard is dead and nobody is to wait for it, else nil.
+func (p *Pool) Refuses() error { return p.breaker.refuses() }
 
 // Checkout returns a backend for a tenant: the idle one that served it last, else the one used last, else a new one. The
 // caller holds a slot.
@@ -89,10 +106,15 @@ func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings) (*Backend
 			p.close(evicted)
 		}
 		if b == nil {
-			p.connects.Add(1)
-			b, err = p.dial(ctx, key, s)
+			b, err = p.breaker.try(ctx, func() (*Backend, error) {
+				p.connects.Add(1)
+				b, err := p.dial(ctx, key, s)
+				if err != nil {
+					p.connectErrors.Add(1)
+				}
+				return b, err
+			})
 			if err != nil {
-				p.connectErrors.Add(1)
 				p.mu.Lock()
 				p.open--
 				p.mu.Unlock()
@@ -276,6 +298,6 @@ func (p *Pool) Stats() Stats {
 	return Stats{
 		Open: p.open, Idle: len(p.idle), Lane1: p.lanes.direct.Load(), Lane3: p.lanes.reset.Load(),
 		Resets: p.lanes.eager.Load(), Connects: p.connects.Load(), ConnectErrors: p.connectErrors.Load(),
-		Drops: p.drops.Load(),
+		Drops: p.drops.Load(), Down: p.breaker.down.Load() != nil, Outages: p.breaker.outages.Load(),
 	}
 }

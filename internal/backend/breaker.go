@@ -1,0 +1,123 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/sony/gobreaker/v2"
+)
+
+const (
+	tripAfter  = 3           // attempts to connect that fail in a row
+	probeAfter = time.Second // then one attempt at a time, until one succeeds
+	patience   = time.Second // an attempt that its caller ended sooner says nothing about the server
+)
+
+// DownError: a shard could not be connected to several times in a row, so that nobody waits for it now.
+type DownError struct {
+	RetryAfter time.Duration // until one statement may try again
+	cause      error
+}
+
+// Error says when the shard is tried again, and what the last attempt met with.
+func (d *DownError) Error() string {
+	again := "another statement tries it now"
+	if d.RetryAfter > 0 {
+		again = fmt.Sprintf("it is tried again in %v", d.RetryAfter.Round(time.Millisecond))
+	}
+	return fmt.Sprintf("the last %d attempts to connect failed and %s: %v", tripAfter, again, d.cause)
+}
+
+// Unwrap returns what the last attempt met with.
+func (d *DownError) Unwrap() error { return d.cause }
+
+// breaker keeps the tenants of a dead shard from waiting for it, each for as long as connecting may take. Only attempts to
+// connect count: a statement that fails or takes long is its tenant's, and would stop the others. A shard whose statements
+// no longer come back is noticed as well, since their connections are closed and new ones are needed.
+type breaker struct {
+	b       *gobreaker.TwoStepCircuitBreaker[struct{}]
+	last    atomic.Pointer[error]
+	down    atomic.Pointer[time.Time] // when it was last found dead; nil while it is not
+	outages atomic.Int64
+}
+
+// newBreaker calls changed with what the last attempt met with when the shard is found dead, and with nil when it is back.
+// It must return at once.
+func newBreaker(changed func(error)) *breaker {
+	b := &breaker{}
+	b.b = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Timeout:     probeAfter,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
+		IsExcluded:  func(err error) bool { return errors.Is(err, errNothingLearned) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			switch {
+			case to == gobreaker.StateOpen:
+				now := time.Now()
+				b.down.Store(&now)
+				if from == gobreaker.StateClosed {
+					b.outages.Add(1)
+					changed(*b.last.Load())
+				}
+			case to == gobreaker.StateClosed:
+				b.down.Store(nil)
+				changed(nil)
+			}
+		},
+	})
+	return b
+}
+
+var errNothingLearned = errors.New("the attempt says nothing about the server")
+
+// refuses returns an error while nobody is to try the shard. While one attempt may be made it returns nil.
+func (b *breaker) refuses() error {
+	since := b.down.Load()
+	if since == nil || b.b.State() != gobreaker.StateOpen {
+		return nil
+	}
+	return &DownError{RetryAfter: max(time.Until(since.Add(probeAfter)), time.Millisecond), cause: *b.last.Load()}
+}
+
+// try runs an attempt to connect, unless the shard is dead or another attempt is to tell.
+func (b *breaker) try(ctx context.Context, connect func() (*Backend, error)) (*Backend, error) {
+	done, err := b.b.Allow()
+	if err != nil {
+		if err := b.refuses(); err != nil {
+			return nil, err
+		}
+		return nil, &DownError{cause: *b.last.Load()}
+	}
+	learned := errNothingLearned // also when connect panics
+	defer func() { done(learned) }()
+	start := time.Now()
+	made, err := connect()
+	switch {
+	case err == nil || answered(err):
+		learned = nil
+	case !isHook(err) && (ctx.Err() == nil || time.Since(start) >= patience):
+		learned = err
+		b.last.Store(&err)
+	}
+	return made, err
+}
+
+// answered reports whether a failed attempt has reached a server that works: one that refuses this login, database or
+// number of connections is not dead. 57P01 to 57P03 are said by one that stops or starts, class 08 by a pooler without one.
+func answered(err error) bool {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return !strings.HasPrefix(server.Code, "57P") && !strings.HasPrefix(server.Code, "08")
+	}
+	var unusable *unusableError
+	return errors.As(err, &unusable) || errors.Is(err, ErrUnsafeRole)
+}
+
+func isHook(err error) bool {
+	var hook *hookError
+	return errors.As(err, &hook)
+}

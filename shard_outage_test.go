@@ -1,0 +1,145 @@
+package shardedpg_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/backend"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/resolver"
+)
+
+// halved is a fleet of two shards, the first of which can be cut off. Tenant A lives there, tenant B on the other one.
+func halved(t *testing.T) (*fleet, *pgtest.Proxy) {
+	t.Helper()
+	var proxy *pgtest.Proxy
+	f := newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.MaxConns, c.ConnectTimeout = 4, 2*time.Second },
+		routes: func(f *fleet, routes map[string]*resolver.Route) {
+			var err error
+			proxy, err = pgtest.StartProxy(t.Context(), f.server)
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, proxy.Stop()) })
+			routes[tenantA].Shard = resolver.Shard{Name: "far", DSN: proxy.DSN("app", f.database)}
+		},
+	})
+	return f, proxy
+}
+
+func (f *fleet) backends(shard string) backend.Stats {
+	for _, s := range f.connector.Stats().Shards {
+		if s.Name == shard {
+			return s.Backends
+		}
+	}
+	return backend.Stats{}
+}
+
+func TestADeadShardIsTriedByOneStatementAtATimeAndComesBackByItself(t *testing.T) {
+	t.Parallel()
+	outages := map[string]func(p *pgtest.Proxy, on bool){
+		"black hole": func(p *pgtest.Proxy, on bool) { p.Stall(on) },
+		"refused": func(p *pgtest.Proxy, on bool) {
+			p.Refuse(on)
+			if on {
+				p.Cut()
+			}
+		},
+	}
+	for name, outage := range outages {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, proxy := halved(t)
+			read := func() error { // without a deadline, what is in a black hole stays there
+				ctx, cancel := context.WithTimeout(f.a, 1500*time.Millisecond)
+				defer cancel()
+				_, err := f.db.ExecContext(ctx, "select 1")
+				return err
+			}
+			require.NoError(t, read())
+			outage(proxy, true)
+			failed := make(chan error)
+			const callers = 4
+			for range callers {
+				go func() { failed <- read() }()
+			}
+			for range callers {
+				require.Error(t, <-failed)
+			}
+			require.Eventually(t, func() bool { _ = read(); return f.backends("far").Down }, 20*time.Second, time.Millisecond)
+			before := f.backends("far").Connects
+			const refused = 1000
+			for range refused {
+				err := read()
+				require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+				var own *shardedpg.Error
+				require.ErrorAs(t, err, &own)
+				require.Equal(t, shardedpg.StageBackend, own.Stage)
+				require.Equal(t, "far", own.Shard)
+				require.Positive(t, own.RetryAfter)
+				require.True(t, own.SafeToRetry())
+			}
+			tries := f.backends("far").Connects - before
+			require.Less(t, tries, int64(refused/10), "nearly all are refused without trying")
+			f.requireNotes(f.b, f.db, notesOfB) // the other shard's tenant notices nothing
+			t.Logf("%d of %d statements tried to connect; the error: %v", tries, refused, read())
+
+			outage(proxy, false)
+			require.Eventually(t, func() bool { return read() == nil }, 20*time.Second, time.Millisecond)
+			f.requireNotes(f.a, f.db, notesOfA)
+			require.False(t, f.backends("far").Down)
+			require.EqualValues(t, 1, f.backends("far").Outages)
+		})
+	}
+}
+
+func TestStatementsInTheQueueOfAShardThatDiesDoNotEachWaitForIt(t *testing.T) {
+	t.Parallel()
+	f, proxy := halved(t)
+	holders := make([]func(), 4)
+	for i := range holders {
+		tx := f.begin(f.a)
+		f.requireNotes(f.a, tx, notesOfA)
+		holders[i] = func() { _ = tx.Rollback() }
+	}
+	const waiting = 50
+	failed := make(chan error)
+	for range waiting {
+		go func() { _, err := f.db.ExecContext(f.a, "select 1"); failed <- err }()
+	}
+	require.Eventually(t, func() bool {
+		for _, s := range f.connector.Stats().Shards {
+			if s.Name == "far" {
+				return s.Slots.Waiting == waiting
+			}
+		}
+		return false
+	}, 20*time.Second, time.Millisecond)
+	proxy.Refuse(true)
+	proxy.Cut()
+	for _, release := range holders {
+		go release()
+	}
+	for range waiting {
+		require.ErrorIs(t, <-failed, shardedpg.ErrShardUnavailable)
+	}
+	require.Less(t, f.backends("far").Connects, int64(4+waiting/2))
+}
+
+func TestAServerThatRefusesALoginIsNotDead(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.MaxConns = 4 },
+		routes: func(_ *fleet, routes map[string]*resolver.Route) { routes[tenantA].Database = "nowhere" },
+	})
+	for range 10 {
+		_, err := f.db.ExecContext(f.a, "select 1")
+		require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+		require.False(t, f.backends("s1").Down, "%v", err)
+	}
+	f.requireNotes(f.b, f.db, notesOfB)
+}
