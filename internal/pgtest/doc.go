@@ -1,4 +1,4 @@
-// Package pgtest starts real, throwaway PostgreSQL servers and PgBouncers, and a proxy that delays, cuts, stalls and
+// Package pgtest starts real, throwaway PostgreSQL servers PgBouncers and Redis, and a proxy that delays, cuts, stalls and
 // records what flows between a client and a server.
 //
 // A test asks for a shared server and a database of its own:

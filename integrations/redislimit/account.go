@@ -1,0 +1,71 @@
+package redislimit
+
+import (
+	"sync"
+	"time"
+
+	"github.com/sharded-pg/sharded-pg/limits"
+)
+
+// keep is how long fetched statements may be used. Later they would be a second burst.
+const keep = time.Second
+
+// account is what this program holds of a tenant's rate.
+type account struct {
+	asking sync.Mutex // held by the one who asks Redis
+
+	mu      sync.Mutex
+	left    int       // statements that were fetched
+	until   time.Time // and may be used
+	owed    int       // statements that ran inside transactions and were not fetched
+	refused time.Time // until when there is nothing to fetch
+}
+
+// spend decides on a statement with what is there, if it can.
+func (a *account) spend(s limits.Statement, now time.Time) (wait time.Duration, decided bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now.After(a.until) {
+		a.left = 0
+	}
+	switch {
+	case a.left > 0:
+		a.left--
+		return 0, true
+	case s.Started:
+		if float64(a.owed) < s.Rate*limits.MaxDebt.Seconds() {
+			a.owed++
+		}
+		return 0, true
+	case now.Before(a.refused):
+		return a.refused.Sub(now), true
+	}
+	return 0, false
+}
+
+// needs is what a statement has to fetch: itself and what is owed.
+func (a *account) needs() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.owed + 1
+}
+
+// book enters what Redis answered to a question for a statement, and decides on that.
+func (a *account) book(s limits.Statement, got int, wait time.Duration, now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if got == 0 {
+		a.refused = now.Add(wait)
+		return wait
+	}
+	paid := min(a.owed, got)
+	a.owed -= paid
+	a.left, a.until = got-paid, now.Add(keep)
+	if a.left == 0 { // a debt above the burst is paid in parts
+		wait = time.Duration(float64(a.owed+1) / s.Rate * float64(time.Second))
+		a.refused = now.Add(wait)
+		return wait
+	}
+	a.left--
+	return 0
+}

@@ -1,0 +1,19 @@
+module github.com/sharded-pg/sharded-pg/integrations/redislimit
+
+go 1.26.0
+
+replace github.com/sharded-pg/sharded-pg => ../..
+
+require (
+	github.com/go-redis/redis_rate/v10 v10.0.1
+	github.com/hashicorp/golang-lru/v2 v2.0.7
+	github.com/redis/go-redis/v9 v9.23.0
+	github.com/sharded-pg/sharded-pg v0.0.0
+)
+
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
+)

@@ -1,0 +1,187 @@
+package redislimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-redis/redis_rate/v10"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sharded-pg/sharded-pg/limits"
+)
+
+// Config configures a [Limiter].
+type Config struct {
+	// Redis says where it is. Its timeouts and retries are replaced: whoever cannot ask soon decides alone.
+	Redis *redis.UniversalOptions
+	// Programs is how many programs share the rates: without Redis each enforces its part. Default: 1, the whole rate each.
+	Programs int
+	// Timeout is the longest that a statement waits for Redis. Default: 20ms.
+	Timeout time.Duration
+	// Prefix begins the keys: "<prefix>{<tenant>}". Default: "sharded-pg:".
+	Prefix string
+	// Tenants is how many tenants the program remembers what it fetched for, those seen last. Default: 10,000.
+	Tenants int
+}
+
+// Stats counts what a limiter did.
+type Stats struct {
+	Asked   int64 // questions to Redis
+	Failed  int64 // of which it did not answer in time, or at all
+	Alone   int64 // statements decided without it, by the program's own share
+	Refused int64 // statements
+	Down    bool  // nobody asks Redis now
+}
+
+// Limiter is a [limits.RateLimiter] that counts in Redis. It is safe for concurrent use.
+type Limiter struct {
+	cfg    Config
+	client redis.UniversalClient
+	rates  *redis_rate.Limiter
+	own    *limits.LocalRates // the program's share, while Redis does not answer
+	known  *lru.Cache[string, *account]
+
+	next                           atomic.Int64 // when Redis may be asked again, in ns; 0 while it answers
+	asked, failed, alone, refusals atomic.Int64
+}
+
+var _ limits.RateLimiter = (*Limiter)(nil)
+
+const (
+	fetch    = 50 * time.Millisecond // how much is fetched at once, in statements of that time
+	askAgain = time.Second           // after a failure
+)
+
+// New returns a limiter. It does not connect: Redis may come later.
+func New(cfg Config) (*Limiter, error) {
+	if cfg.Redis == nil || len(cfg.Redis.Addrs) == 0 {
+		return nil, errors.New(`redislimit: no address; set Config.Redis to &redis.UniversalOptions{Addrs: []string{"host:6379"}}`)
+	}
+	if cfg.Programs < 0 || cfg.Timeout < 0 || cfg.Tenants < 0 {
+		return nil, fmt.Errorf("redislimit: Programs %d, Timeout %v and Tenants %d must not be negative; 0 means the default",
+			cfg.Programs, cfg.Timeout, cfg.Tenants)
+	}
+	if cfg.Programs == 0 {
+		cfg.Programs = 1
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 20 * time.Millisecond
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = "sharded-pg:"
+	}
+	if cfg.Tenants == 0 {
+		cfg.Tenants = 10_000
+	}
+	options := *cfg.Redis
+	options.ContextTimeoutEnabled = true // otherwise reads go on for three seconds, whatever the context says
+	options.MaxRetries, options.MaxRedirects = -1, 1
+	options.DialTimeout, options.ReadTimeout, options.WriteTimeout, options.PoolTimeout = askAgain, askAgain, askAgain, askAgain
+	known, err := lru.New[string, *account](cfg.Tenants)
+	if err != nil {
+		return nil, err
+	}
+	client := redis.NewUniversalClient(&options)
+	return &Limiter{
+		cfg: cfg, client: client, rates: redis_rate.NewLimiter(client), own: limits.NewLocalRates(cfg.Tenants), known: known,
+	}, nil
+}
+
+// Close closes the connections to Redis. Statements go on by the program's own share.
+func (l *Limiter) Close() error { return l.client.Close() }
+
+// Stats returns the counts up to now.
+func (l *Limiter) Stats() Stats {
+	return Stats{
+		Asked: l.asked.Load(), Failed: l.failed.Load(), Alone: l.alone.Load(), Refused: l.refusals.Load(), Down: l.next.Load() != 0,
+	}
+}
+
+// Take counts a statement and returns 0, or how long to wait before trying again.
+func (l *Limiter) Take(ctx context.Context, s limits.Statement) time.Duration {
+	a := l.account(s.Tenant)
+	wait, decided := a.spend(s, time.Now())
+	if !decided {
+		wait = l.ask(ctx, a, s)
+	}
+	if wait > 0 {
+		l.refusals.Add(1)
+	}
+	return wait
+}
+
+func (l *Limiter) account(tenant string) *account {
+	a, ok := l.known.Get(tenant)
+	if !ok {
+		a = &account{}
+		if before, found, _ := l.known.PeekOrAdd(tenant, a); found {
+			a = before
+		}
+	}
+	return a
+}
+
+// ask settles with Redis for a statement that the account does not cover. One goroutine asks for a tenant; those that come
+// meanwhile share what it gets.
+func (l *Limiter) ask(ctx context.Context, a *account, s limits.Statement) time.Duration {
+	a.asking.Lock()
+	defer a.asking.Unlock()
+	now := time.Now()
+	if wait, decided := a.spend(s, now); decided {
+		return wait
+	}
+	if !l.mayAsk(now) {
+		return l.decideAlone(ctx, s)
+	}
+	needs := a.needs()
+	wanted := min(max(needs, int(s.Rate*fetch.Seconds())), max(s.Burst(), 1))
+	got, wait, err := l.fetch(ctx, s, wanted, min(needs, wanted))
+	if err != nil {
+		if ctx.Err() != nil { // the statement's end, not Redis's failure
+			return 0
+		}
+		l.failed.Add(1)
+		l.next.Store(time.Now().Add(askAgain).UnixNano())
+		return l.decideAlone(ctx, s)
+	}
+	l.next.Store(0)
+	return a.book(s, got, wait, time.Now())
+}
+
+// mayAsk lets all ask while Redis answers, and one a second while it does not.
+func (l *Limiter) mayAsk(now time.Time) bool {
+	next := l.next.Load()
+	return next == 0 || now.UnixNano() >= next && l.next.CompareAndSwap(next, now.Add(askAgain).UnixNano())
+}
+
+func (l *Limiter) decideAlone(ctx context.Context, s limits.Statement) time.Duration {
+	l.alone.Add(1)
+	s.Rate /= float64(l.cfg.Programs)
+	return l.own.Take(ctx, s)
+}
+
+// fetch takes the wanted number of statements from the tenant's rate, or else the needed one, or none and how long to wait
+// for that. redis_rate could take what is left, but then takes parts of statements, which are lost.
+func (l *Limiter) fetch(ctx context.Context, s limits.Statement, wanted, needed int) (got int, wait time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	limit := redis_rate.Limit{Rate: 1, Period: time.Duration(float64(time.Second) / s.Rate), Burst: s.Burst()}
+	for _, n := range []int{wanted, needed} {
+		l.asked.Add(1)
+		result, err := l.rates.AllowN(ctx, l.cfg.Prefix+"{"+s.Tenant+"}", limit, n)
+		if err != nil {
+			return 0, 0, err
+		}
+		if result.Allowed > 0 {
+			return result.Allowed, 0, nil
+		}
+		if wait = max(result.RetryAfter, time.Millisecond); n == needed {
+			break
+		}
+	}
+	return 0, wait, nil
+}

@@ -1,0 +1,184 @@
+package redislimit_test
+
+import (
+	"context"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/integrations/redislimit"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/limits"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+
+func start(t *testing.T) *pgtest.Redis {
+	t.Helper()
+	server, err := pgtest.StartRedis(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Stop()) })
+	return server
+}
+
+// program is one of those that share a Redis. Its timeout is one that a loaded machine keeps.
+func program(t *testing.T, server *pgtest.Redis, change ...func(*redislimit.Config)) *redislimit.Limiter {
+	t.Helper()
+	cfg := redislimit.Config{Redis: &redis.UniversalOptions{Addrs: []string{server.Socket()}}, Timeout: 10 * time.Second}
+	for _, c := range change {
+		c(&cfg)
+	}
+	l, err := redislimit.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+// hundredth is a rate that gives one statement in a hundred seconds: in the time of a test there is the burst and no more.
+const hundredth = 0.01
+
+func TestProgramsShareARate(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	for name, c := range map[string]struct {
+		rate  float64
+		burst int
+	}{"slow": {0.4, 1}, "one at a time": {5, 10}, "fetched many at once": {500, 1000}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			statement := limits.Statement{Tenant: name, Rate: c.rate}
+			require.Equal(t, c.burst, statement.Burst())
+			var allowed atomic.Int64
+			var group sync.WaitGroup
+			begin := time.Now()
+			const programs = 4
+			for range programs {
+				l := program(t, server)
+				for range 4 {
+					group.Go(func() {
+						for range 600 {
+							if l.Take(t.Context(), statement) == 0 {
+								allowed.Add(1)
+							}
+						}
+					})
+				}
+			}
+			group.Wait()
+			most := float64(c.burst) + time.Since(begin).Seconds()*c.rate + 1
+			require.LessOrEqual(t, float64(allowed.Load()), most)
+			require.GreaterOrEqual(t, allowed.Load(), int64(c.burst)-programs*int64(c.rate*0.05), "but for what was fetched by a program that ended")
+		})
+	}
+}
+
+func TestARefusalSaysWhenToComeBackAndIsRemembered(t *testing.T) {
+	t.Parallel()
+	l := program(t, start(t))
+	statement := limits.Statement{Tenant: "acme", Rate: hundredth}
+	require.Zero(t, l.Take(t.Context(), statement))
+	after := l.Take(t.Context(), statement)
+	require.InDelta(t, 100, after.Seconds(), 20)
+	asked := l.Stats().Asked
+	for range 1000 {
+		require.Positive(t, l.Take(t.Context(), statement))
+	}
+	require.Equal(t, asked, l.Stats().Asked)
+	require.EqualValues(t, 1001, l.Stats().Refused)
+	require.Zero(t, l.Take(t.Context(), limits.Statement{Tenant: "globex", Rate: hundredth}), "another tenant")
+}
+
+func TestAFastTenantDoesNotAskForEachStatement(t *testing.T) {
+	t.Parallel()
+	l := program(t, start(t))
+	for range 1000 {
+		require.Zero(t, l.Take(t.Context(), limits.Statement{Tenant: "acme", Rate: 1000}))
+	}
+	require.LessOrEqual(t, l.Stats().Asked, int64(1000/50+10), "50 at once, and a second in which some are lost")
+}
+
+func TestStatementsOfTransactionsAreNeverRefusedAndPaidByLaterOnes(t *testing.T) {
+	t.Parallel()
+	l := program(t, start(t))
+	within := limits.Statement{Tenant: "acme", Rate: 1, Started: true}
+	for range 8 {
+		require.Zero(t, l.Take(t.Context(), within))
+	}
+	outside := limits.Statement{Tenant: "acme", Rate: 1}
+	after := l.Take(t.Context(), outside)
+	require.Greater(t, after, 4*time.Second, "a burst of two has paid two of eight")
+	for range 1000 {
+		require.Zero(t, l.Take(t.Context(), within))
+	}
+	require.LessOrEqual(t, l.Take(t.Context(), outside), limits.MaxDebt+time.Second, "the rest is forgiven")
+}
+
+func TestWithoutRedisEachProgramEnforcesItsShare(t *testing.T) {
+	t.Parallel()
+	failures := map[string]struct{ fail, mend func(t *testing.T, r *pgtest.Redis) }{
+		"gone": {
+			func(_ *testing.T, r *pgtest.Redis) { r.Kill() },
+			func(t *testing.T, r *pgtest.Redis) { require.NoError(t, r.Start(context.Background())) },
+		},
+		"silent": {
+			func(t *testing.T, r *pgtest.Redis) { require.NoError(t, r.Pause()) },
+			func(t *testing.T, r *pgtest.Redis) { require.NoError(t, r.Resume()) },
+		},
+	}
+	for name, failure := range failures {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := start(t)
+			l := program(t, server, func(c *redislimit.Config) { c.Programs, c.Timeout = 4, 100*time.Millisecond })
+			statement := func(tenant string) limits.Statement { return limits.Statement{Tenant: tenant, Rate: 20} }
+			require.Eventually(t, func() bool { return l.Take(t.Context(), statement("warm")) == 0 && !l.Stats().Down }, 20*time.Second, 50*time.Millisecond)
+			before := l.Stats()
+			failure.fail(t, server)
+			begin, allowed := time.Now(), 0
+			const tries = 100_000
+			for range tries {
+				if l.Take(t.Context(), statement("acme")) == 0 {
+					allowed++
+				}
+			}
+			took := time.Since(begin)
+			require.GreaterOrEqual(t, allowed, 10, "the burst of a quarter of the rate")
+			require.LessOrEqual(t, float64(allowed), 10+1+took.Seconds()*5)
+			s := l.Stats()
+			require.True(t, s.Down)
+			asked := s.Failed - before.Failed
+			require.Positive(t, asked)
+			require.LessOrEqual(t, float64(asked), 1+took.Seconds(), "one a second")
+			t.Logf("%d statements without Redis took %v, %d of them asked it", tries, took, asked)
+
+			failure.mend(t, server)
+			require.Eventually(t, func() bool {
+				l.Take(t.Context(), statement("back"))
+				return !l.Stats().Down
+			}, 20*time.Second, 10*time.Millisecond)
+		})
+	}
+}
+
+func TestACallerThatGivesUpSaysNothingOfRedis(t *testing.T) {
+	t.Parallel()
+	l := program(t, start(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	l.Take(ctx, limits.Statement{Tenant: "acme", Rate: 1})
+	require.False(t, l.Stats().Down)
+	require.Zero(t, l.Stats().Failed)
+}
+
+func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
+	t.Parallel()
+	_, err := redislimit.New(redislimit.Config{})
+	require.ErrorContains(t, err, "Config.Redis")
+	_, err = redislimit.New(redislimit.Config{Redis: &redis.UniversalOptions{Addrs: []string{"x"}}, Programs: -1})
+	require.ErrorContains(t, err, "must not be negative")
+}
