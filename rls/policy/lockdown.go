@@ -1,0 +1,36 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// driverNeeds are functions of the list that the driver's prologue and reset call.
+var driverNeeds = []string{"set_config(text,text,boolean)", "pg_prepared_statement()", "pg_advisory_unlock_all()"}
+
+// lockdown takes from PUBLIC what reaches across tenants although no table is touched: signals to other sessions, statement
+// texts, session locks, large objects, SQL that is made from text. The driver's role gets back what the driver calls; the
+// other two, what migrations and dumps call.
+func (p *planner) lockdown() {
+	var names, do, undo []string
+	for _, f := range p.cluster.functions {
+		names = append(names, f.Signature)
+		do = append(do, "revoke execute on function pg_catalog."+f.Signature+" from public")
+		undo = append(undo, "grant execute on function pg_catalog."+f.Signature+" to public")
+	}
+	for _, f := range driverNeeds {
+		do = append(do, "grant execute on function pg_catalog."+f+" to "+strings.Join([]string{ident(p.App), ident(p.Owner), ident(p.Maintenance)}, ", "))
+	}
+	p.add(Change{Object: "built-in functions", Property: "public may call", Was: strings.Join(names, ", "), Do: do, Undo: undo})
+
+	slices.Sort(p.cluster.languages)
+	do, undo = nil, nil
+	for _, l := range p.cluster.languages {
+		do = append(do, "revoke usage on language "+ident(l)+" from public")
+		undo = append(undo, "grant usage on language "+ident(l)+" to public")
+	}
+	for _, l := range []string{"plpgsql", "sql"} {
+		do = append(do, "grant usage on language "+l+" to "+ident(p.Owner)+", "+ident(p.Maintenance))
+	}
+	p.add(Change{Object: "languages", Property: "public may use", Was: strings.Join(p.cluster.languages, ", "), Do: do, Undo: undo})
+}
