@@ -12,7 +12,7 @@
 //
 //	shared      nothing: the tables must be there, with forced row-level security, policies and grants
 //	partition   a partition for the tenant of each table partitioned by LIST of the tenant column, with the policies,
-//	            the owner and the grants of its table on the partition itself
+//	            the owner and the grants of its table on the partition itself, but for those of the login
 //	schema      a role without login, a schema, and in it the tables of the template schema
 //	database    a database, copied from the template database
 //

@@ -54,9 +54,9 @@ const (
   from pg_policy y
  where y.polrelid = $1 and not exists (select from pg_policy o where o.polrelid = $2 and o.polname = y.polname)`
 
-	grantsSQL = `select case when g.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(g.grantee)) end,
-       string_agg(g.privilege_type, ', ' order by g.privilege_type), g.is_grantable
-  from pg_class c, aclexplode(c.relacl) g where c.oid = $1 and g.grantee <> c.relowner group by 1, g.grantee, 3`
+	grantsSQL = `select quote_ident(pg_get_userbyid(g.grantee)), string_agg(g.privilege_type, ', ' order by g.privilege_type), g.is_grantable
+  from pg_class c, aclexplode(c.relacl) g
+ where c.oid = $1 and g.grantee not in (0, c.relowner) and pg_get_userbyid(g.grantee) <> $2 group by 1, g.grantee, 3`
 
 	// partitionReadySQL compares the partition with its table.
 	partitionReadySQL = `select c.relrowsecurity and c.relforcerowsecurity and c.relowner = t.relowner
@@ -95,7 +95,7 @@ func (r *run) makePartition(ctx context.Context, tx pgx.Tx, t table) error {
 	if err := copyPolicies(ctx, tx, t.OID, oid, part); err != nil {
 		return err
 	}
-	if err := copyGrants(ctx, tx, t.OID, part); err != nil {
+	if err := copyGrants(ctx, tx, t.OID, part, r.Login); err != nil {
 		return err
 	}
 	var ready bool
@@ -137,12 +137,13 @@ func copyPolicies(ctx context.Context, tx pgx.Tx, from, to uint32, part string) 
 	return nil
 }
 
-func copyGrants(ctx context.Context, tx pgx.Tx, from uint32, to string) error {
+// copyGrants leaves out the login of tenants' statements, and PUBLIC: they name the table, which needs no right on its parts.
+func copyGrants(ctx context.Context, tx pgx.Tx, from uint32, to, login string) error {
 	type grant struct {
 		Grantee, Privileges string
 		Grantable           bool
 	}
-	rows, err := tx.Query(ctx, grantsSQL, from)
+	rows, err := tx.Query(ctx, grantsSQL, from, login)
 	if err != nil {
 		return err
 	}
