@@ -48,6 +48,24 @@ var examples = map[string][]string{
 		`shardedpg plan set trial --statement-timeout 2s --work-mem 4MB --max-conns 1`,
 		`shardedpg plan set growth --work-mem 128MB --dry-run`,
 	},
+	"rls generate": {
+		`shardedpg rls generate --shard eu1 --global 'public.countries' --private 'public.schema_migrations'`,
+		`shardedpg rls generate --dsn 'host=localhost user=admin dbname=app' --app-role app > rls.sql`,
+	},
+	"rls apply": {
+		`shardedpg rls apply --dry-run`,
+		`shardedpg rls apply --shard eu1 --global 'public.countries' --private 'public.schema_migrations' --yes`,
+		`shardedpg rls apply --dry-run --fail-on-drift`,
+	},
+	"rls rollback": {`shardedpg rls rollback --shard eu1 --dry-run`, `shardedpg rls rollback --shard eu1 --yes --note 'reports saw no rows'`},
+	"rls history":  {`shardedpg rls history --shard eu1`},
+	"rls audit": {
+		`shardedpg rls audit`,
+		`shardedpg rls audit --waivers waivers.yaml --sarif audit.sarif --fail-on medium`,
+		`shardedpg rls audit --dsn 'host=localhost user=admin dbname=app' --app-role app --level hardened`,
+	},
+	"rls rules": {`shardedpg rls rules`, `shardedpg rls rules SPG027`},
+
 	"completion": {`source <(shardedpg completion bash)`},
 }
 

@@ -56,6 +56,15 @@ type commands struct {
 		Set  planSet  `cmd:"" help:"Add a plan or change its limits."`
 	} `cmd:"" help:"Tiers of tenants: their limits."`
 
+	RLS struct {
+		Generate rlsGenerate `cmd:"" help:"Print the policies, roles and grants for a database as a script."`
+		Apply    rlsApply    `cmd:"" help:"Make databases what generate prints, each in one transaction; show the difference first with --dry-run."`
+		Rollback rlsRollback `cmd:"" help:"Take the newest apply on a database back. Roles stay."`
+		History  rlsHistory  `cmd:"" help:"Show what was applied to a database and rolled back, newest first."`
+		Audit    rlsAudit    `cmd:"" help:"Look for ways around row-level security in databases."`
+		Rules    rlsRules    `cmd:"" help:"List the rules of the audit, or explain one."`
+	} `cmd:"" name:"rls" help:"Row-level security of tables of tenants."`
+
 	Completion completion `cmd:"" help:"Print a script that completes commands and flags in a shell."`
 }
 

@@ -83,9 +83,9 @@ func (a *app) cell(value string) string {
 		return "-"
 	case "active", "open", "ok":
 		return a.paint(value, text.FgGreen)
-	case "readonly", "full", "draining", "provisioning", "moving":
+	case "readonly", "full", "draining", "provisioning", "moving", "medium":
 		return a.paint(value, text.FgYellow)
-	case "disabled", "deleting", "problem", "unreachable", "removed":
+	case "disabled", "deleting", "problem", "unreachable", "removed", "critical", "high":
 		return a.paint(value, text.FgRed)
 	}
 	return value

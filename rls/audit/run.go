@@ -19,7 +19,7 @@ type Config struct {
 	TenantColumn  string   // default "tenant_id"
 	GUC           string   // the tenant setting; default [rls.DefaultGUC]
 	Global        []string // patterns (schema.table, * for any characters) of relations that all tenants may read
-	TenantSchemas string   // regular expression of the names of schemas of tenants; default "^tenant_"
+	TenantSchemas string   // regular expression of the names of schemas of tenants; default: tenant_ in front, but for the template
 	Level         Level    // default [Standard]
 
 	version int // instead of the server's own, for tests
@@ -140,7 +140,7 @@ func (c Config) prepare(ctx context.Context, tx pgx.Tx) error {
 		},
 		[]string{
 			"pg_catalog", strings.Join(c.App, "\x1f"), or(c.TenantColumn, "tenant_id"), guc, "shardedpg", patterns(c.Global),
-			or(c.TenantSchemas, "^tenant_"), version,
+			or(c.TenantSchemas, `^tenant_(?!template$)`), version,
 		})
 	return err
 }

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
+	"github.com/sharded-pg/sharded-pg/rls/policy"
+)
+
+// databases says which databases a command is about.
+type databases struct {
+	DSN      string   `name:"dsn" placeholder:"DSN" help:"One database, without a registry: what an administrator connects with."`
+	Shard    []string `placeholder:"NAME" help:"Only these shards of the registry; may be repeated. Default: all."`
+	Database []string `placeholder:"NAME" help:"Only databases of this name; may be repeated. Default: each shard's own, and those that tenants of model shared or partition live in."`
+}
+
+// declared says what the tables of a database are. Whatever is not given is as at the newest apply there.
+type declared struct {
+	AppRole         string   `placeholder:"ROLE" help:"Role of tenants' statements. Default: the one in the shard's DSN."`
+	OwnerRole       string   `placeholder:"ROLE" help:"Role that owns the tables. Default shardedpg_owner."`
+	MaintenanceRole string   `placeholder:"ROLE" help:"Role with BYPASSRLS, for work on rows of all tenants. Default shardedpg_maintenance."`
+	TenantColumn    string   `placeholder:"NAME" help:"Column that holds the tenant's ID. Default tenant_id."`
+	GUC             string   `name:"guc" placeholder:"NAME" help:"The tenant setting. Default: that of the registry's DSN, app.current_tenant_id."`
+	Global          []string `placeholder:"PATTERN" help:"Relations without a tenant, which all tenants may read: schema.table, * for any characters."`
+}
+
+// target is one database.
+type target struct {
+	shard, database string
+	dsn             string // secret
+	app             string // the role that the shard's DSN logs in as; "" if unknown
+	guc             string // of the registry's DSN
+}
+
+func (t target) String() string {
+	if t.shard == "" {
+		return fmt.Sprintf("database %q", t.database)
+	}
+	return fmt.Sprintf("shard %q, database %q", t.shard, t.database)
+}
+
+// targets finds the databases, in order.
+func (d *databases) targets(a *app, admin bool) ([]target, error) {
+	if d.DSN != "" {
+		if len(d.Shard)+len(d.Database) > 0 {
+			return nil, usage("--dsn is one database: leave --shard and --database out")
+		}
+		dsn, err := registry.ExpandDSN(d.DSN)
+		if err != nil {
+			return nil, usage("--dsn: %w", err)
+		}
+		cfg, err := pgx.ParseConfig(dsn)
+		if err != nil { // pgx's text has parts of the DSN in it
+			return nil, usage("--dsn is no PostgreSQL URL or keyword/value string, or names a file that is not there")
+		}
+		return []target{{database: databaseOf(cfg), dsn: dsn}}, nil
+	}
+	var all []target
+	err := a.withConfig(func(ctx context.Context, reg *registry.Postgres, cfg shardedpg.Config) error {
+		shards, err := reg.ListShards(ctx)
+		if err != nil {
+			return err
+		}
+		for _, name := range d.Shard {
+			if _, err := findShard(ctx, reg, name); err != nil {
+				return err
+			}
+		}
+		for _, s := range shards {
+			if len(d.Shard) > 0 && !slices.Contains(d.Shard, s.Name) {
+				continue
+			}
+			found, err := d.ofShard(ctx, reg, s.Name, cfg.GUC, admin)
+			if err != nil {
+				return err
+			}
+			all = append(all, found...)
+		}
+		if len(all) == 0 {
+			return usage("there is no such database in the registry: see shardedpg shard list, shardedpg tenant list")
+		}
+		return nil
+	})
+	return all, err
+}
+
+func (d *databases) ofShard(ctx context.Context, reg *registry.Postgres, name, guc string, admin bool) ([]target, error) {
+	s, err := reg.ShardDSNs(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := pgx.ParseConfig(s.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("shard %q: its DSN is no connection string: set it with shardedpg shard set-dsn", name)
+	}
+	dsn := s.AdminDSN
+	if dsn == "" {
+		if admin {
+			return nil, fmt.Errorf("shard %q has no admin DSN, and the login of tenants' statements may change nothing: set one with shardedpg shard set-dsn", name)
+		}
+		dsn = s.DSN
+	}
+	names := []string{databaseOf(cfg)}
+	filter := registry.TenantFilter{
+		Shard: name, Models: []resolver.Model{resolver.ModelShared, resolver.ModelPartition}, Removed: registry.AnyTenants, Limit: 10000,
+	}
+	for {
+		page, err := reg.ListTenants(ctx, filter)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range page {
+			if t.Database != "" && !slices.Contains(names, t.Database) {
+				names = append(names, t.Database)
+			}
+			filter.After = t.ID
+		}
+		if len(page) < filter.Limit {
+			break
+		}
+	}
+	slices.Sort(names[1:])
+	var all []target
+	for _, database := range names {
+		if len(d.Database) == 0 || slices.Contains(d.Database, database) {
+			all = append(all, target{shard: name, database: database, dsn: dsn, app: cfg.User, guc: guc})
+		}
+	}
+	return all, nil
+}
+
+func databaseOf(cfg *pgx.ConnConfig) string {
+	if cfg.Database == "" {
+		return cfg.User // as libpq and pgx do
+	}
+	return cfg.Database
+}
+
+// on runs work on a connection to the database. Its errors hold no part of the DSN.
+func (t target) on(ctx context.Context, work func(conn *pgx.Conn) error) error {
+	err := func() error {
+		cfg, err := pgx.ParseConfig(t.dsn)
+		if err != nil {
+			return errors.New("its admin DSN is no connection string: set it with shardedpg shard set-dsn")
+		}
+		if t.shard != "" {
+			cfg.Database = t.database
+		}
+		conn, err := pgx.ConnectConfig(ctx, cfg)
+		if err != nil {
+			return connectError(err)
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = conn.Close(ctx)
+		}()
+		return work(conn)
+	}()
+	if err != nil {
+		return fmt.Errorf("%s: %w", t, err)
+	}
+	return nil
+}
+
+// connectError keeps what the server or the network said: pgx's own text has parts of the DSN in it.
+func connectError(err error) error {
+	var answer *pgconn.PgError
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.As(err, &answer):
+		return answer
+	case errors.As(err, &connect) && connect.Unwrap() != nil:
+		return fmt.Errorf("no connection: %w", connect.Unwrap())
+	}
+	return fmt.Errorf("no connection: %w", err)
+}
+
+// config is what was declared at the newest apply, and what is given now.
+func (d *declared) config(ctx context.Context, conn *pgx.Conn, t target) (policy.Config, error) {
+	c, _, err := policy.Applied(ctx, conn)
+	var answer *pgconn.PgError
+	if err != nil && !(errors.As(err, &answer) && answer.Code == "42501") { // a login that may not read it has nothing to go by
+		return c, err
+	}
+	c.DropPolicies, c.Indexes = false, false // asked for each time
+	or := func(to *string, values ...string) {
+		for _, value := range values {
+			if value != "" {
+				*to = value
+				return
+			}
+		}
+	}
+	or(&c.App, d.AppRole, c.App, t.app)
+	or(&c.Owner, d.OwnerRole)
+	or(&c.Maintenance, d.MaintenanceRole)
+	or(&c.TenantColumn, d.TenantColumn)
+	or(&c.GUC, d.GUC, c.GUC, t.guc)
+	if len(d.Global) > 0 {
+		c.Global = d.Global
+	}
+	if c.App == "" {
+		return c, usage("which role do tenants' statements run as? Name it with --app-role")
+	}
+	return c, nil
+}
