@@ -549,6 +549,76 @@ func TestLockdownTakesFromEverybodyWhatReachesAcrossTenants(t *testing.T) {
 	})
 }
 
+func TestNothingButTheGivenTablesIsTouched(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, pgtest.Shared(t, "policy"), policytest.Wide(appRole(), 3))
+	b.exec(t, "create table app.undeclared (id int)", "create table tenant_x (tenant_id uuid)", "create schema tenant_x; create table tenant_x.t (id int)")
+	before := b.everything(t)
+	b.Config.Tables, b.Config.KeepTemp = []string{"app.t1", "app.t2"}, true
+	plan := b.plan(t)
+	require.Empty(t, plan.Problems)
+	require.Equal(t, 2, plan.Tables)
+	b.apply(t)
+	var untouched []string
+	for _, line := range before {
+		if strings.HasPrefix(line, "app.t0 ") || strings.HasPrefix(line, "app.undeclared ") || strings.HasPrefix(line, "tenant_x ") {
+			untouched = append(untouched, line)
+		}
+	}
+	require.NotEmpty(t, untouched)
+	require.Subset(t, b.everything(t), untouched)
+	_, err := b.as(t, tenantA, "create temporary table x ()")
+	require.NoError(t, err, "temporary tables were to be left alone")
+
+	b.Config.Tables, b.Config.Private = nil, []string{"app.undeclared", "public.*"}
+	require.Empty(t, b.plan(t).Problems, "schemas of schema tenants are left alone")
+	b.Config.SkipSchemas = []string{"nothing"}
+	require.Contains(t, strings.Join(b.plan(t).Problems, "\n"), "table tenant_x.t has no column")
+}
+
+func TestAPrivateTableWithATenantIsProtectedAndNotGranted(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, pgtest.Shared(t, "policy"), policytest.Wide(appRole(), 2))
+	b.Config.Private = []string{"app.t1"}
+	b.apply(t)
+	_, err := b.as(t, tenantA, "select * from app.t1")
+	require.ErrorContains(t, err, "42501")
+	var forced bool
+	require.NoError(t, b.admin.QueryRow(t.Context(), "select relforcerowsecurity from pg_class where oid = 'app.t1'::regclass").Scan(&forced))
+	require.True(t, forced)
+}
+
+func TestASchemaOfTheAppRoleIsTakenFromIt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, pgtest.Shared(t, "policy"), policytest.Wide(appRole(), 1))
+	b.apply(t)
+	b.exec(t, "alter schema app owner to "+b.Config.App)
+	require.Contains(t, b.plan(t).Diff(), "- owner: "+b.Config.App+"\n  + owner: "+b.Config.Owner)
+	b.apply(t)
+	require.Empty(t, b.plan(t).Diff())
+	_, err := b.as(t, tenantA, "create table app.x ()")
+	require.ErrorContains(t, err, "42501")
+	_, err = b.as(t, tenantA, "select * from app.t0")
+	require.NoError(t, err)
+}
+
+func TestATenantColumnMayBeAnInteger(t *testing.T) {
+	t.Parallel()
+	app := appRole()
+	b := newBench(t, pgtest.Shared(t, "policy"), policytest.Database{
+		Config: policy.Config{App: app, Owner: app + "_owner", Maintenance: app + "_maintenance", GUC: "shop.tenant", TenantColumn: "Shop"},
+		Schema: []string{`create schema app; create table app.t ("Shop" int primary key)`},
+	})
+	b.apply(t)
+	require.Empty(t, b.plan(t).Diff())
+	got, err := b.as(t, "", "select set_config('shop.tenant', '7', true)", `insert into app.t default values returning "Shop"`)
+	require.NoError(t, err)
+	require.Equal(t, []string{"7"}, got)
+	got, err = b.as(t, "", "select set_config('shop.tenant', '8', true)", `select count(*) from app.t`)
+	require.NoError(t, err)
+	require.Equal(t, []string{"0"}, got)
+}
+
 func TestAdviceSaysHowKeysCarryTheTenant(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, pgtest.Shared(t, "policy"), policytest.Chatwoot(appRole()))

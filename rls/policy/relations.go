@@ -172,10 +172,10 @@ func (p *planner) column(r *relation) {
 		})
 	case r.Kind == "p":
 		p.advise(r.object(), "no index begins with the tenant column: each query of a tenant reads all rows",
-			"create index on "+r.ident()+" ("+ident(p.TenantColumn)+")")
+			"create index on "+r.ident()+" ("+ident(p.TenantColumn)+");")
 	default:
 		p.advise(r.object(), "no index begins with the tenant column: each query of a tenant reads all rows",
-			"create index concurrently on "+r.ident()+" ("+ident(p.TenantColumn)+")")
+			"create index concurrently on "+r.ident()+" ("+ident(p.TenantColumn)+");")
 	}
 }
 

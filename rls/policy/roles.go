@@ -15,9 +15,9 @@ var tableRights = []string{"DELETE", "INSERT", "SELECT", "TRUNCATE", "UPDATE"}
 
 func (p *planner) rolesAndRights() {
 	p.role(p.App, "login", false)
+	p.appSettings()
 	p.role(p.Owner, "nologin", false)
 	p.role(p.Maintenance, "nologin bypassrls", true)
-	p.appSettings()
 	p.databaseRights()
 	schemas := p.schemas()
 	for _, schema := range schemas {
