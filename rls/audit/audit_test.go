@@ -161,6 +161,22 @@ func TestEachRuleFindsItsFaultAndNothingBefore(t *testing.T) {
 	})
 }
 
+func TestARestrictivePolicyProtectsOnlyIfItAsksForTheTenant(t *testing.T) {
+	t.Parallel()
+	s := generated(t, pgtest.Shared(t, "audit"), policytest.Views(appRole()))
+	checks := func(statements ...string) []string {
+		require.NoError(t, s.server.Exec(t.Context(), s.name, statements...))
+		r, err := audit.RunOnly(t.Context(), s.conn, s.audit, "SPG027", "SPG028")
+		require.NoError(t, err)
+		require.Empty(t, r.NotRun)
+		return found(r)
+	}
+	require.Empty(t, checks("alter policy shardedpg_tenant on app.t1 using (true) with check (true)"), "the guard holds")
+	require.Equal(t, []string{"SPG028 app.t1/shardedpg_tenant"}, checks("alter policy shardedpg_guard on app.t1 with check (tenant_id <> '')"))
+	require.Equal(t, []string{"SPG027 app.t1/shardedpg_tenant", "SPG028 app.t1/shardedpg_tenant"},
+		checks("alter policy shardedpg_guard on app.t1 using (tenant_id <> '')"))
+}
+
 func TestOneBadDatabaseHasAllFaults(t *testing.T) {
 	t.Parallel()
 	onEachMajor(t, func(t *testing.T, _, bad *pgtest.Server) {

@@ -22,7 +22,8 @@ var policiesRules = []Rule{
  from pol, cfg where polpermissive and polcmd in ('*','a','w') and (coalesce(wc,uq) is null or coalesce(wc,uq) !~
   ('\m'||cfg.tcol||'\M') or (position(cfg.guc in coalesce(wc,uq)) = 0 and position(cfg.ctxs||'.' in coalesce(wc,uq)) = 0 and not
   fnref)) and not exists (select 1 from pol r where r.polrelid = pol.polrelid and not r.polpermissive and r.polcmd in ('*',
-  pol.polcmd) and coalesce(r.wc,r.uq) ~ ('\m'||cfg.tcol||'\M'))`,
+  pol.polcmd) and coalesce(r.wc,r.uq) ~ ('\m'||cfg.tcol||'\M') and (position(cfg.guc in coalesce(r.wc,r.uq)) > 0
+  or position(cfg.ctxs||'.' in coalesce(r.wc,r.uq)) > 0 or r.fnref))`,
 	},
 	{
 		ID: "SPG029", Severity: Low, Level: Standard,
