@@ -104,6 +104,7 @@ func downAndUp(s *scene) {
 		s.Errorf("three statements on a shard that is down took %v", took)
 	}
 	s.h.Cut(s, false)
+	s.eventually(func() bool { return execErr(s.a, s.db, "select 1") == nil }, "the shard is refused, though it is up again")
 	s.ownRows()
 	equal(s, 0, s.count("while down"))
 }

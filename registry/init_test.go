@@ -51,7 +51,7 @@ func TestInitMayRunAnywhereAtAnyTime(t *testing.T) {
 	wg.Wait()
 	require.Equal(t, []int{1, 2}, query[int](t, dsn, `select version from sharded_pg.versions order by version`))
 	require.Equal(t, []string{
-		"enterprise 300000 262144 100 8 0", "free 5000 4096 2 1 0", "growth 60000 65536 20 4 0", "starter 30000 16384 5 2 0",
+		"enterprise 300000 262144 100 8 5000", "free 5000 4096 2 1 50", "growth 60000 65536 20 4 1000", "starter 30000 16384 5 2 250",
 	}, query[string](t, dsn, `select concat_ws(' ', name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate)
 		from sharded_pg.plans order by name`))
 }

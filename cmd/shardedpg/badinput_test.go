@@ -48,6 +48,45 @@ var (
 		}
 	}
 
+	badDatabases = func(command, dsn string) map[string][]bad {
+		return map[string][]bad{
+			"--dsn": {
+				{command + "|--dsn|host=/nowhere user=a", "no connection", exitFailed},
+				{command + "|--dsn|nonsense", "no PostgreSQL URL", exitUsage},
+				{command + "|--dsn|host=${", "closing brace", exitUsage},
+				{command + "|--dsn|" + dsn + "|--shard|eu1", "leave --shard", exitUsage},
+			},
+			"--shard":    {{command + "|--shard|eu9", "next: shardedpg shard list", exitFailed}},
+			"--database": {{command + "|--database|nowhere", "no such database", exitUsage}, {command + "|--database|" + long, "no name in PostgreSQL", exitUsage}},
+		}
+	}
+
+	badDeclared = func(command string) map[string][]bad {
+		all := map[string][]bad{
+			"--guc":    {{command + "|--guc|tenant", "app.current_tenant_id", exitUsage}},
+			"--global": {{command + "|--global|[", "that is no pattern", exitUsage}},
+		}
+		for _, flag := range []string{"--app-role", "--owner-role", "--maintenance-role", "--tenant-column"} {
+			all[flag] = []bad{{command + "|" + flag + "|" + long, "no name in PostgreSQL", exitUsage}, {command + "|" + flag + "|", "no name in PostgreSQL", exitUsage}}
+		}
+		return all
+	}
+
+	badGenerated = func(command string) map[string][]bad {
+		all := make(map[string][]bad)
+		for _, flag := range []string{"--private", "--table", "--skip-schema"} {
+			all[flag] = []bad{{command + "|" + flag + "|[", "that is no pattern", exitUsage}}
+		}
+		return all
+	}
+
+	badChange = func(command string) map[string][]bad {
+		return map[string][]bad{
+			"--lock-timeout": {{command + "|--dry-run|--lock-timeout|0s", "at least 1ms", exitUsage}, {command + "|--dry-run|--lock-timeout|soon", "--lock-timeout", exitUsage}},
+			"--note":         {{command + "|--dry-run|--note|a\tb", "no line of text", exitUsage}, {command + "|--dry-run|--yes", "say --dry-run", exitUsage}},
+		}
+	}
+
 	badShard = func(command string) map[string][]bad {
 		return map[string][]bad{
 			"<name>":   {{command + "|eu9", "next: shardedpg shard list", exitFailed}},
@@ -151,6 +190,19 @@ func badInput(f *fleet, files string) map[string]map[string][]bad {
 		"plan set": merged(badLimits("plan|set|free"), map[string][]bad{
 			"<name>": {{"plan|set|a b|--statement-timeout|1s|--work-mem|1MB|--max-conns|1", "not allowed", exitUsage}, {"plan|set|gold|--max-conns|3", "would be new", exitUsage}, {"plan|set|free", "nothing to set", exitUsage}},
 		}),
+		"rls generate": merged(badDatabases("rls|generate", dsn), badDeclared("rls|generate"), badGenerated("rls|generate")),
+		"rls apply": merged(badDatabases("rls|apply|--dry-run", dsn), badDeclared("rls|apply|--dry-run"), badGenerated("rls|apply|--dry-run"),
+			badChange("rls|apply")),
+		"rls rollback": merged(badDatabases("rls|rollback|--dry-run", dsn), badChange("rls|rollback")),
+		"rls history":  badDatabases("rls|history", dsn),
+		"rls audit": merged(badDatabases("rls|audit", dsn), badDeclared("rls|audit"), map[string][]bad{
+			"--level":   {{"rls|audit|--level|high", "--level must be one of", exitUsage}},
+			"--fail-on": {{"rls|audit|--fail-on|maybe", "--fail-on must be one of", exitUsage}},
+			"--waivers": {{"rls|audit|--waivers|/nowhere", "no such file", exitUsage}, {"rls|audit|--waivers|" + file("typo.yaml"), "shards", exitUsage}},
+			"--sarif":   {{"rls|audit|--sarif|/nowhere/a.sarif", "there is no folder", exitUsage}},
+			"--jobs":    {{"rls|audit|--jobs|0", "use 1 to 16", exitUsage}, {"rls|audit|--jobs|17", "use 1 to 16", exitUsage}},
+		}),
+		"rls rules":  {"<id>": {{"rls|rules|SPG000", "shardedpg rls rules lists them", exitUsage}}},
 		"completion": {"<shell>": {{"completion|tcsh", "bash", exitUsage}, {"completion", "<shell>", exitUsage}}},
 	}
 }

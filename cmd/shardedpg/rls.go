@@ -18,19 +18,19 @@ import (
 
 // databases says which databases a command is about.
 type databases struct {
-	DSN      string   `name:"dsn" placeholder:"DSN" help:"One database, without a registry: what an administrator connects with."`
-	Shard    []string `placeholder:"NAME" help:"Only these shards of the registry; may be repeated. Default: all."`
-	Database []string `placeholder:"NAME" help:"Only databases of this name; may be repeated. Default: each shard's own, and those that tenants of model shared or partition live in."`
+	DSN      string       `name:"dsn" placeholder:"DSN" help:"One database, without a registry: what an administrator connects with."`
+	Shard    []string     `placeholder:"NAME" help:"Only these shards of the registry; may be repeated. Default: all."`
+	Database []identifier `placeholder:"NAME" help:"Only databases of this name; may be repeated. Default: each shard's own, and those that tenants of model shared or partition live in."`
 }
 
 // declared says what the tables of a database are. Whatever is not given is as at the newest apply there.
 type declared struct {
-	AppRole         string   `placeholder:"ROLE" help:"Role of tenants' statements. Default: the one in the shard's DSN."`
-	OwnerRole       string   `placeholder:"ROLE" help:"Role that owns the tables. Default shardedpg_owner."`
-	MaintenanceRole string   `placeholder:"ROLE" help:"Role with BYPASSRLS, for work on rows of all tenants. Default shardedpg_maintenance."`
-	TenantColumn    string   `placeholder:"NAME" help:"Column that holds the tenant's ID. Default tenant_id."`
-	GUC             string   `name:"guc" placeholder:"NAME" help:"The tenant setting. Default: that of the registry's DSN, app.current_tenant_id."`
-	Global          []string `placeholder:"PATTERN" help:"Relations without a tenant, which all tenants may read: schema.table, * for any characters."`
+	AppRole         identifier `placeholder:"ROLE" help:"Role of tenants' statements. Default: the one in the shard's DSN."`
+	OwnerRole       identifier `placeholder:"ROLE" help:"Role that owns the tables. Default shardedpg_owner."`
+	MaintenanceRole identifier `placeholder:"ROLE" help:"Role with BYPASSRLS, for work on rows of all tenants. Default shardedpg_maintenance."`
+	TenantColumn    identifier `placeholder:"NAME" help:"Column that holds the tenant's ID. Default tenant_id."`
+	GUC             setting    `name:"guc" placeholder:"NAME" help:"The tenant setting. Default: that of the registry's DSN, app.current_tenant_id."`
+	Global          []pattern  `placeholder:"PATTERN" help:"Relations without a tenant, which all tenants may read: schema.table, * for any characters."`
 }
 
 // target is one database.
@@ -131,7 +131,7 @@ func (d *databases) ofShard(ctx context.Context, reg *registry.Postgres, name, g
 	slices.Sort(names[1:])
 	var all []target
 	for _, database := range names {
-		if len(d.Database) == 0 || slices.Contains(d.Database, database) {
+		if len(d.Database) == 0 || slices.Contains(d.Database, identifier(database)) {
 			all = append(all, target{shard: name, database: database, dsn: dsn, app: cfg.User, guc: guc})
 		}
 	}
@@ -201,13 +201,13 @@ func (d *declared) config(ctx context.Context, conn *pgx.Conn, t target) (policy
 			}
 		}
 	}
-	or(&c.App, d.AppRole, c.App, t.app)
-	or(&c.Owner, d.OwnerRole)
-	or(&c.Maintenance, d.MaintenanceRole)
-	or(&c.TenantColumn, d.TenantColumn)
-	or(&c.GUC, d.GUC, c.GUC, t.guc)
+	or(&c.App, string(d.AppRole), c.App, t.app)
+	or(&c.Owner, string(d.OwnerRole))
+	or(&c.Maintenance, string(d.MaintenanceRole))
+	or(&c.TenantColumn, string(d.TenantColumn))
+	or(&c.GUC, string(d.GUC), c.GUC, t.guc)
 	if len(d.Global) > 0 {
-		c.Global = d.Global
+		c.Global = texts(d.Global)
 	}
 	if c.App == "" {
 		return c, usage("which role do tenants' statements run as? Name it with --app-role")

@@ -15,23 +15,23 @@ import (
 // generated says what to generate, beyond what the audit has to know.
 type generated struct {
 	declared
-	Private      []string `placeholder:"PATTERN" help:"Tables and views that tenants may not touch."`
-	Table        []string `placeholder:"PATTERN" help:"Look at nothing but these."`
-	SkipSchema   []string `placeholder:"PATTERN" help:"Schemas to leave alone. Default sharded_pg and tenant_*."`
-	KeepTemp     *bool    `negatable:"" help:"Leave the right to make temporary tables alone."`
-	Lockdown     *bool    `negatable:"" help:"Take built-in functions from PUBLIC that reach across tenants. Needs a superuser."`
-	DropPolicies bool     `help:"Drop policies that are not the generator's."`
-	Indexes      bool     `help:"Make missing indexes of the tenant column. Writes wait while they are built."`
+	Private      []pattern `placeholder:"PATTERN" help:"Tables and views that tenants may not touch."`
+	Table        []pattern `placeholder:"PATTERN" help:"Look at nothing but these."`
+	SkipSchema   []pattern `placeholder:"PATTERN" help:"Schemas to leave alone. Default sharded_pg and tenant_*."`
+	KeepTemp     *bool     `negatable:"" help:"Leave the right to make temporary tables alone."`
+	Lockdown     *bool     `negatable:"" help:"Take built-in functions from PUBLIC that reach across tenants. Needs a superuser."`
+	DropPolicies bool      `help:"Drop policies that are not the generator's."`
+	Indexes      bool      `help:"Make missing indexes of the tenant column. Writes wait while they are built."`
 }
 
 func (g *generated) config(ctx context.Context, conn *pgx.Conn, t target) (policy.Config, error) {
 	c, err := g.declared.config(ctx, conn, t)
 	for _, list := range []struct {
 		to    *[]string
-		given []string
+		given []pattern
 	}{{&c.Private, g.Private}, {&c.Tables, g.Table}, {&c.SkipSchemas, g.SkipSchema}} {
 		if len(list.given) > 0 {
-			*list.to = list.given
+			*list.to = texts(list.given)
 		}
 	}
 	if g.KeepTemp != nil {
@@ -100,18 +100,21 @@ type carefully struct {
 	DryRun      bool          `help:"Show what would change, and change nothing."`
 	Yes         bool          `help:"Make the changes."`
 	LockTimeout time.Duration `default:"5s" help:"How long to wait for a lock; statements of tenants queue behind it meanwhile."`
-	Note        string        `help:"Kept in the record: why."`
+	Note        line          `help:"Kept in the record: why."`
 }
 
 func (c *carefully) check(what string) error {
 	if c.DryRun == c.Yes {
 		return usage("say --dry-run to see what %s would change, or --yes to change it", what)
 	}
+	if c.LockTimeout < time.Millisecond {
+		return usage("--lock-timeout is %v: use at least 1ms, such as 5s", c.LockTimeout)
+	}
 	return nil
 }
 
 func (c *carefully) options() *policy.ApplyOptions {
-	return &policy.ApplyOptions{LockTimeout: c.LockTimeout, Note: c.Note}
+	return &policy.ApplyOptions{LockTimeout: c.LockTimeout, Note: string(c.Note)}
 }
 
 type rlsApply struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,11 @@ type rlsAudit struct {
 func (c *rlsAudit) Validate() error {
 	if c.Jobs < 1 || c.Jobs > maxJobs {
 		return fmt.Errorf("--jobs is %d: use 1 to %d", c.Jobs, maxJobs)
+	}
+	if c.SARIF != "" { // not after minutes of looking
+		if folder, err := os.Stat(filepath.Dir(c.SARIF)); err != nil || !folder.IsDir() {
+			return fmt.Errorf("--sarif: there is no folder for %s", c.SARIF)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
+	"github.com/sharded-pg/sharded-pg/rls"
 )
 
 // tenantID is checked before the registry is asked.
@@ -32,6 +34,45 @@ func (l *line) UnmarshalText(given []byte) error {
 		return errors.New("that is no line of text: use at most 500 bytes without control characters")
 	}
 	return nil
+}
+
+// identifier is a name in PostgreSQL, which cuts longer ones silently, and then it may be another one's.
+type identifier string
+
+func (i *identifier) UnmarshalText(given []byte) error {
+	*i = identifier(given)
+	if len(given) == 0 || len(given) > 63 || !utf8.Valid(given) || bytes.ContainsFunc(given, unicode.IsControl) {
+		return errors.New("that is no name in PostgreSQL: use 1 to 63 bytes without control characters")
+	}
+	return nil
+}
+
+// setting is the name of a setting of our own.
+type setting string
+
+func (s *setting) UnmarshalText(given []byte) error {
+	*s = setting(given)
+	return rls.CheckGUC(string(given))
+}
+
+// pattern is a name with * for any characters.
+type pattern string
+
+func (p *pattern) UnmarshalText(given []byte) error {
+	*p = pattern(given)
+	if _, err := path.Match(string(given), ""); err != nil || len(given) == 0 {
+		return errors.New("that is no pattern: write names, with * for any characters")
+	}
+	return nil
+}
+
+// texts are values of such a type as strings.
+func texts[T ~string](values []T) []string {
+	all := make([]string, len(values))
+	for i, v := range values {
+		all[i] = string(v)
+	}
+	return all
 }
 
 // timeout is a statement timeout such as 30s, or unlimited.
