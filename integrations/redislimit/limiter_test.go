@@ -120,7 +120,9 @@ func TestStatementsOfTransactionsAreNeverRefusedAndPaidByLaterOnes(t *testing.T)
 
 func TestWithoutRedisEachProgramEnforcesItsShare(t *testing.T) {
 	t.Parallel()
-	failures := map[string]struct{ fail, mend func(t *testing.T, r *pgtest.Redis) }{
+	failures := map[string]struct {
+		fail, mend func(t *testing.T, r *pgtest.Redis)
+	}{
 		"gone": {
 			func(_ *testing.T, r *pgtest.Redis) { r.Kill() },
 			func(t *testing.T, r *pgtest.Redis) { require.NoError(t, r.Start(context.Background())) },

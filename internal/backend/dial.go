@@ -195,7 +195,11 @@ func (b *Backend) prepare(ctx context.Context) error {
 	w := b.wire
 	on := w.on
 	w.on = false
-	defer func() { w.on = on; w.dropped = false }()
+	defer func() {
+		if !b.pg.IsClosed() { // else pgx is writing its goodbye on a goroutine of its own, and nothing else will be sent
+			w.on, w.dropped = on, false
+		}
+	}()
 	pipeline := b.pg.StartPipeline(ctx)
 	names, texts, params := w.proto.namedStatements()
 	for i, name := range names {
