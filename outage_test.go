@@ -63,17 +63,19 @@ func (r registered) warm(t *testing.T, tenant string) {
 	require.Eventually(t, func() bool { return r.read(t, tenant) == nil }, 20*time.Second, 5*time.Millisecond)
 }
 
+// outages are ways in which a server goes away, and comes back.
+var outages = map[string]func(p *pgtest.Proxy, on bool){
+	"black hole": func(p *pgtest.Proxy, on bool) { p.Stall(on) },
+	"refused": func(p *pgtest.Proxy, on bool) {
+		p.Refuse(on)
+		if on {
+			p.Cut()
+		}
+	},
+}
+
 func TestKnownTenantsGoOnWhileTheRegistryIsDownAndUnknownOnesFailFast(t *testing.T) {
 	t.Parallel()
-	outages := map[string]func(p *pgtest.Proxy, on bool){
-		"black hole": func(p *pgtest.Proxy, on bool) { p.Stall(on) },
-		"refused": func(p *pgtest.Proxy, on bool) {
-			p.Refuse(on)
-			if on {
-				p.Cut()
-			}
-		},
-	}
 	for name, outage := range outages {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

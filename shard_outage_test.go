@@ -41,15 +41,6 @@ func (f *fleet) backends(shard string) backend.Stats {
 
 func TestADeadShardIsTriedByOneStatementAtATimeAndComesBackByItself(t *testing.T) {
 	t.Parallel()
-	outages := map[string]func(p *pgtest.Proxy, on bool){
-		"black hole": func(p *pgtest.Proxy, on bool) { p.Stall(on) },
-		"refused": func(p *pgtest.Proxy, on bool) {
-			p.Refuse(on)
-			if on {
-				p.Cut()
-			}
-		},
-	}
 	for name, outage := range outages {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -49,11 +49,7 @@ func StartBouncer(ctx context.Context, s *Server, o BouncerOptions) (*Bouncer, e
 	if err != nil {
 		return nil, err
 	}
-	as, err := serverAccount()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := newFolder(as)
+	as, dir, err := place()
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,16 @@ func baseFolder() (string, error) {
 	return "", fmt.Errorf("pgtest: no folder for servers: %w", errors.Join(problems...))
 }
 
+// place is whom a server runs as, and a new folder of that account's.
+func place() (account, *folder, error) {
+	as, err := serverAccount()
+	if err != nil {
+		return account{}, nil, err
+	}
+	dir, err := newFolder(as)
+	return as, dir, err
+}
+
 // ownFolder refuses a folder that somebody else put there first: /var/tmp is open to everyone.
 func ownFolder(path string) error {
 	info, err := os.Lstat(path)

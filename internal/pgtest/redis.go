@@ -30,11 +30,7 @@ func StartRedis(ctx context.Context) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	as, err := serverAccount()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := newFolder(as)
+	_, dir, err := place()
 	if err != nil {
 		return nil, err
 	}

@@ -67,11 +67,7 @@ func start(ctx context.Context, o Options, fill func(context.Context, *Server) e
 	if err != nil {
 		return nil, err
 	}
-	as, err := serverAccount()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := newFolder(as)
+	as, dir, err := place()
 	if err != nil {
 		return nil, err
 	}
