@@ -18,7 +18,7 @@ const (
 	patience   = time.Second // an attempt that its caller ended sooner says nothing about the server
 )
 
-// DownError: a shard could not be connected to several times in a row, so that nobody waits for it now.
+// DownError says that a shard could not be connected to several times in a row, so that nobody waits for it now.
 type DownError struct {
 	RetryAfter time.Duration // until one statement may try again
 	cause      error
