@@ -20,7 +20,7 @@ type Config struct {
 	Redis *redis.UniversalOptions
 	// Programs is how many programs share the rates: without Redis each enforces its part. Default: 1, the whole rate each.
 	Programs int
-	// Timeout is the longest that a statement waits for Redis. Default: 20ms.
+	// Timeout is the longest that a statement waits for Redis, also one whose own deadline comes sooner. Default: 20ms.
 	Timeout time.Duration
 	// Prefix begins the keys: "<prefix>{<tenant>}". Default: "sharded-pg:".
 	Prefix string
@@ -130,6 +130,9 @@ func (l *Limiter) account(tenant string) *account {
 func (l *Limiter) ask(ctx context.Context, a *account, s limits.Statement) time.Duration {
 	a.asking.Lock()
 	defer a.asking.Unlock()
+	if ctx.Err() != nil { // the statement will not run
+		return 0
+	}
 	now := time.Now()
 	if wait, decided := a.spend(s, now); decided {
 		return wait
@@ -141,9 +144,6 @@ func (l *Limiter) ask(ctx context.Context, a *account, s limits.Statement) time.
 	wanted := min(max(needs, int(s.Rate*fetch.Seconds())), max(s.Burst(), 1))
 	got, wait, err := l.fetch(ctx, s, wanted, min(needs, wanted))
 	if err != nil {
-		if ctx.Err() != nil { // the statement's end, not Redis's failure
-			return 0
-		}
 		l.failed.Add(1)
 		l.next.Store(time.Now().Add(askAgain).UnixNano())
 		return l.decideAlone(ctx, s)
@@ -167,7 +167,8 @@ func (l *Limiter) decideAlone(ctx context.Context, s limits.Statement) time.Dura
 // fetch takes the wanted number of statements from the tenant's rate, or else the needed one, or none and how long to wait
 // for that. redis_rate could take what is left, but then takes parts of statements, which are lost.
 func (l *Limiter) fetch(ctx context.Context, s limits.Statement, wanted, needed int) (got int, wait time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	// Not the caller's deadline: one that is too short for Redis would look like Redis's failure, and be that of all tenants.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.Timeout)
 	defer cancel()
 	limit := redis_rate.Limit{Rate: 1, Period: time.Duration(float64(time.Second) / s.Rate), Burst: s.Burst()}
 	for _, n := range []int{wanted, needed} {

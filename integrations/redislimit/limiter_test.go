@@ -169,12 +169,41 @@ func TestWithoutRedisEachProgramEnforcesItsShare(t *testing.T) {
 
 func TestACallerThatGivesUpSaysNothingOfRedis(t *testing.T) {
 	t.Parallel()
-	l := program(t, start(t))
-	ctx, cancel := context.WithCancel(t.Context())
+	server := start(t)
+	l := program(t, server)
+	statement := limits.Statement{Tenant: "acme", Rate: 1}
+	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	l.Take(ctx, limits.Statement{Tenant: "acme", Rate: 1})
+	require.Zero(t, l.Take(cancelled, statement))
+	require.Zero(t, l.Stats().Asked)
+
+	require.NoError(t, server.Pause())
+	hurried, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+	defer cancel()
+	took := make(chan time.Duration)
+	go func() { took <- l.Take(hurried, statement) }()
+	<-hurried.Done()
+	require.Eventually(t, func() bool { return l.Stats().Asked == 1 }, 20*time.Second, time.Millisecond)
+	require.NoError(t, server.Resume())
+	require.Zero(t, <-took)
 	require.False(t, l.Stats().Down)
 	require.Zero(t, l.Stats().Failed)
+}
+
+func TestCallersInAHurryFindRedisAgainAsOthersDo(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	l := program(t, server)
+	statement := limits.Statement{Tenant: "acme", Rate: 1e6}
+	server.Kill()
+	require.Eventually(t, func() bool { l.Take(t.Context(), statement); return l.Stats().Down }, 20*time.Second, time.Millisecond)
+	require.NoError(t, server.Start(t.Context()))
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Microsecond)
+		defer cancel()
+		l.Take(ctx, statement)
+		return !l.Stats().Down
+	}, 20*time.Second, time.Millisecond)
 }
 
 func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {

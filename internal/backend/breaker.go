@@ -99,7 +99,7 @@ func (b *breaker) try(ctx context.Context, connect func() (*Backend, error)) (*B
 	switch {
 	case err == nil || answered(err):
 		learned = nil
-	case !isHook(err) && (ctx.Err() == nil || time.Since(start) >= patience):
+	case !foreign(err) && (ctx.Err() == nil || time.Since(start) >= patience):
 		learned = err
 		b.last.Store(&err)
 	}
@@ -107,17 +107,23 @@ func (b *breaker) try(ctx context.Context, connect func() (*Backend, error)) (*B
 }
 
 // answered reports whether a failed attempt has reached a server that works: one that refuses this login, database or
-// number of connections is not dead. 57P01 to 57P03 are said by one that stops or starts, class 08 by a pooler without one.
+// number of connections is not dead. It is one that starts or stops when it says so to a new session (57P02, 57P03); 57P01 is
+// for a single session, and any tenant can have that done to those of its role.
 func answered(err error) bool {
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
-		return !strings.HasPrefix(server.Code, "57P") && !strings.HasPrefix(server.Code, "08")
+		return server.Code != "57P02" && server.Code != "57P03" && !pooler(server)
 	}
 	var unusable *unusableError
 	return errors.As(err, &unusable) || errors.Is(err, ErrUnsafeRole)
 }
 
-func isHook(err error) bool {
+// foreign reports whether an attempt failed for a reason that is not the server's: the program's own hook, or a pooler, whose
+// one code stands for a server that is gone as for a database that is none. It says so at once, so that nobody waits for it.
+func foreign(err error) bool {
 	var hook *hookError
-	return errors.As(err, &hook)
+	var server *pgconn.PgError
+	return errors.As(err, &hook) || errors.As(err, &server) && pooler(server)
 }
+
+func pooler(server *pgconn.PgError) bool { return strings.HasPrefix(server.Code, "08") }
