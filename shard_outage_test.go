@@ -2,6 +2,9 @@ package shardedpg_test
 
 import (
 	"context"
+	"database/sql"
+	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,6 +13,7 @@ import (
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/backend"
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/limits"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
@@ -31,12 +35,22 @@ func halved(t *testing.T) (*fleet, *pgtest.Proxy) {
 }
 
 func (f *fleet) backends(shard string) backend.Stats {
+	_, b := f.statsOf(shard)
+	return b
+}
+
+func (f *fleet) slotsOf(shard string) limits.Stats {
+	s, _ := f.statsOf(shard)
+	return s
+}
+
+func (f *fleet) statsOf(shard string) (limits.Stats, backend.Stats) {
 	for _, s := range f.connector.Stats().Shards {
 		if s.Name == shard {
-			return s.Backends
+			return s.Slots, s.Backends
 		}
 	}
-	return backend.Stats{}
+	return limits.Stats{}, backend.Stats{}
 }
 
 func TestADeadShardIsTriedByOneStatementAtATimeAndComesBackByItself(t *testing.T) {
@@ -102,14 +116,7 @@ func TestStatementsInTheQueueOfAShardThatDiesDoNotEachWaitForIt(t *testing.T) {
 	for range waiting {
 		go func() { _, err := f.db.ExecContext(f.a, "select 1"); failed <- err }()
 	}
-	require.Eventually(t, func() bool {
-		for _, s := range f.connector.Stats().Shards {
-			if s.Name == "far" {
-				return s.Slots.Waiting == waiting
-			}
-		}
-		return false
-	}, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.slotsOf("far").Waiting == waiting }, 20*time.Second, time.Millisecond)
 	proxy.Refuse(true)
 	proxy.Cut()
 	for _, release := range holders {
@@ -119,6 +126,42 @@ func TestStatementsInTheQueueOfAShardThatDiesDoNotEachWaitForIt(t *testing.T) {
 		require.ErrorIs(t, <-failed, shardedpg.ErrShardUnavailable)
 	}
 	require.Less(t, f.backends("far").Connects, int64(4+waiting/2))
+}
+
+func TestNobodyWaitsForASlotOfADeadShard(t *testing.T) {
+	t.Parallel()
+	f, proxy := halved(t)
+	var held []*sql.Tx
+	for range 3 { // the fourth slot is the only one that is free
+		held = append(held, f.begin(f.a))
+		f.requireNotes(f.a, held[len(held)-1], notesOfA)
+	}
+	proxy.Stall(true)
+	read := func() error {
+		ctx, cancel := context.WithTimeout(f.a, 1500*time.Millisecond)
+		defer cancel()
+		_, err := f.db.ExecContext(ctx, "select 1")
+		return err
+	}
+	require.Eventually(t, func() bool { _ = read(); return f.backends("far").Down }, 20*time.Second, time.Millisecond)
+	before := f.slotsOf("far").Waited
+	var group sync.WaitGroup
+	const callers, refused = 4, 500
+	for range callers {
+		group.Go(func() {
+			for range refused {
+				if err := read(); !errors.Is(err, shardedpg.ErrShardUnavailable) {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	require.Less(t, f.slotsOf("far").Waited-before, int64(refused/10))
+	proxy.Stall(false)
+	for _, tx := range held {
+		require.NoError(t, tx.Rollback())
+	}
 }
 
 func TestAServerThatRefusesALoginIsNotDead(t *testing.T) {

@@ -43,6 +43,7 @@ type breaker struct {
 	b       *gobreaker.TwoStepCircuitBreaker[struct{}]
 	last    atomic.Pointer[error]
 	down    atomic.Pointer[time.Time] // when it was last found dead; nil while it is not
+	probing atomic.Int64              // attempts under way that are to tell
 	outages atomic.Int64
 }
 
@@ -74,13 +75,18 @@ func newBreaker(changed func(error)) *breaker {
 
 var errNothingLearned = errors.New("the attempt says nothing about the server")
 
-// refuses returns an error while nobody is to try the shard. While one attempt may be made it returns nil.
+// refuses returns an error while nobody is to try the shard, or another statement does. It returns nil to whoever may.
 func (b *breaker) refuses() error {
 	since := b.down.Load()
-	if since == nil || b.b.State() != gobreaker.StateOpen {
+	switch {
+	case since == nil:
 		return nil
+	case b.b.State() == gobreaker.StateOpen:
+		return &DownError{RetryAfter: max(time.Until(since.Add(probeAfter)), time.Millisecond), cause: *b.last.Load()}
+	case b.probing.Load() > 0:
+		return &DownError{cause: *b.last.Load()}
 	}
-	return &DownError{RetryAfter: max(time.Until(since.Add(probeAfter)), time.Millisecond), cause: *b.last.Load()}
+	return nil
 }
 
 // try runs an attempt to connect, unless the shard is dead or another attempt is to tell.
@@ -91,6 +97,10 @@ func (b *breaker) try(ctx context.Context, connect func() (*Backend, error)) (*B
 			return nil, err
 		}
 		return nil, &DownError{cause: *b.last.Load()}
+	}
+	if b.down.Load() != nil {
+		b.probing.Add(1)
+		defer b.probing.Add(-1)
 	}
 	learned := errNothingLearned // also when connect panics
 	defer func() { done(learned) }()

@@ -51,6 +51,7 @@ func TestThreeFailedAttemptsInARowFindAShardDead(t *testing.T) {
 		probe := make(chan error)
 		go func() { probe <- attempt(b, t.Context(), time.Second, nil) }()
 		synctest.Wait()
+		require.ErrorAs(t, b.Refuses(), &down, "nor is it waited for")
 		require.ErrorAs(t, attempt(b, t.Context(), 0, nil), &down, "another attempt is to tell")
 		require.Zero(t, down.RetryAfter)
 		require.NoError(t, <-probe)
