@@ -37,6 +37,7 @@ func TestErrorsSayWhatToDoAndNameNoSecret(t *testing.T) {
 	t.Parallel()
 	f := ready(t)
 	f.ok(t, "tenant", "add", "acme", "--shard", "eu1")
+	f.admin(t, "eu1", `create schema tenant_own`, `comment on schema tenant_own is 'sharded-pg: tenant somebody'`)
 	const secret = "hunter2"
 	for name, c := range map[string]struct {
 		args []string
@@ -65,7 +66,7 @@ func TestErrorsSayWhatToDoAndNameNoSecret(t *testing.T) {
 		"no registry":         {[]string{"plan", "list", "--registry", ""}, "SHARDEDPG_REGISTRY", exitUsage},
 		"not initialized":     {[]string{"plan", "list", "--registry", f.admins["us1"]}, `run "shardedpg registry init"`, exitFailed},
 		"never provisioned":   {[]string{"tenant", "enable", "raw"}, "shardedpg tenant provision raw", exitUsage},
-		"provisioning failed": {[]string{"tenant", "add", "own", "--model", "schema", "--template", "nope"}, "shardedpg tenant provision own", exitFailed},
+		"provisioning failed": {[]string{"tenant", "add", "own", "--model", "schema", "--shard", "eu1"}, "shardedpg tenant provision own", exitFailed},
 	} {
 		if name == "never provisioned" {
 			f.ok(t, "tenant", "add", "raw", "--no-provision")

@@ -33,7 +33,7 @@ type tenantAdd struct {
 	Label       map[string]string `placeholder:"NAME=VALUE" mapsep:"," help:"Labels of the tenants; may be repeated."`
 	NoProvision bool              `help:"Leave them in provisioning: their statements are refused until tenant provision."`
 	Jobs        int               `default:"4" help:"How many at once, at most 16."`
-	DryRun      bool              `help:"Say who would be added to which shard, and change nothing. It does not look at the shards' tables."`
+	DryRun      bool              `help:"Say who would be added to which shard, and change nothing."`
 	layout
 }
 
@@ -71,9 +71,16 @@ func (c *tenantAdd) Run(a *app) error {
 				return invalid(err)
 			}
 		}
+		previews, err := b.previews(ctx, ids)
+		if err != nil {
+			return invalid(err)
+		}
+		if err := b.ready(ctx, previews); err != nil {
+			return err
+		}
 		switch {
 		case c.DryRun:
-			return b.preview(ctx, a, ids)
+			return b.preview(a, ids, previews)
 		case len(ids) == 1 && c.File == "":
 			return b.one(ctx, a, ids[0])
 		}

@@ -3,27 +3,49 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 
 	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/registry/provision"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // fewTenants are shown one by one; of more, people want numbers.
 const fewTenants = 20
 
-// preview says what adding the tenants would do.
-func (b *batch) preview(ctx context.Context, a *app, ids []string) error {
+// previews is what adding the tenants would do.
+func (b *batch) previews(ctx context.Context, ids []string) ([]registry.Preview, error) {
 	tenants := make([]registry.Tenant, 0, len(ids))
 	for _, id := range ids {
 		tenants = append(tenants, b.tenant(id))
 	}
-	previews, err := b.reg.PreviewTenants(ctx, tenants, &b.where)
-	if err != nil {
-		return invalid(err)
+	return b.reg.PreviewTenants(ctx, tenants, &b.where)
+}
+
+// ready looks on each shard that tenants would get for what they are made from. Without it, a misspelt template would leave
+// them in provisioning.
+func (b *batch) ready(ctx context.Context, previews []registry.Preview) error {
+	if b.NoProvision {
+		return nil
 	}
+	seen := make(map[string]bool)
+	for _, p := range previews {
+		if p.Err != nil || seen[p.Tenant.Shard] {
+			continue
+		}
+		seen[p.Tenant.Shard] = true
+		if err := provision.Check(ctx, b.reg, p.Tenant.Tenant, b.options); err != nil {
+			return fmt.Errorf("%w\nnothing was added", err)
+		}
+	}
+	return nil
+}
+
+// preview says what adding the tenants would do.
+func (b *batch) preview(a *app, ids []string, previews []registry.Preview) error {
 	if len(ids) == 1 && b.File == "" && previews[0].Err != nil {
 		return invalid(previews[0].Err)
 	}

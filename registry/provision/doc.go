@@ -23,8 +23,10 @@
 // The tables come from the catalog of the shard and never from the program that provisions, which may know an older
 // schema.
 //
+// [Check] looks for what all of that starts from, before a tenant is added.
+//
 // [Purge] destroys a tenant's rows, partitions, schema or database, in steps that may be repeated after a crash.
 //
-// Both use the shard's admin DSN. It has to reach the server itself, because locks of a session do not work through a
+// All use the shard's admin DSN. It has to reach the server itself, because locks of a session do not work through a
 // pooler in transaction mode.
 package provision

@@ -13,33 +13,23 @@ import (
 
 // makePartitions makes the tenant's partition of each table that is partitioned by the tenant column.
 func (r *run) makePartitions(ctx context.Context, conn *pgx.Conn) error {
-	var partitioned int
-	err := r.step("read tables", func() error {
-		found, err := r.tables(ctx, conn)
+	return r.step("read tables", func() error {
+		found, err := r.partitioned(ctx, conn)
 		if err != nil {
 			return err
 		}
 		for _, t := range found {
-			if err := t.check(r.Login); err != nil {
-				return err
-			}
 			if !t.Partitioned {
 				continue // shared as it is
 			}
-			partitioned++
 			if err := r.step("partition of "+t.ident(), func() error {
 				return inTx(ctx, conn, func(tx pgx.Tx) error { return r.makePartition(ctx, tx, t) })
 			}); err != nil {
 				return err
 			}
 		}
-		if partitioned == 0 {
-			return fmt.Errorf("%w: database %q has no table that is partitioned by LIST (%s): use model shared, or partition them",
-				ErrTemplate, r.database, r.TenantColumn)
-		}
 		return nil
 	})
-	return err
 }
 
 const (

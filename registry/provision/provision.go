@@ -107,6 +107,11 @@ func prepare(ctx context.Context, reg *registry.Admin, id string, opts *Options)
 	if err != nil {
 		return nil, err
 	}
+	return place(ctx, reg, tenant, opts)
+}
+
+// place reads where the tenant lives.
+func place(ctx context.Context, reg *registry.Admin, tenant registry.TenantInfo, opts *Options) (*run, error) {
 	shard, err := reg.ShardDSNs(ctx, tenant.Shard)
 	if err != nil {
 		return nil, err
@@ -176,8 +181,18 @@ func (r *run) onTenant(ctx context.Context, work func(ctx context.Context, conn 
 
 const lockSQL = `select pg_advisory_lock(hashtextextended('sharded-pg provision ' || $1, 0))`
 
-// on runs work on a connection of an administrator. The lock ends with the connection.
+// on runs work on a connection of an administrator under the tenant's lock, which ends with the connection.
 func (r *run) on(ctx context.Context, database string, work func(ctx context.Context, conn *pgx.Conn) error) error {
+	return r.connected(ctx, database, func(ctx context.Context, conn *pgx.Conn) error {
+		if _, err := conn.Exec(ctx, lockSQL, r.tenant.ID); err != nil {
+			return err
+		}
+		return work(ctx, conn)
+	})
+}
+
+// connected runs work on a connection of an administrator.
+func (r *run) connected(ctx context.Context, database string, work func(ctx context.Context, conn *pgx.Conn) error) error {
 	return r.step("connect", func() error {
 		cfg := r.admin.Copy()
 		if database != "" {
@@ -192,9 +207,6 @@ func (r *run) on(ctx context.Context, database string, work func(ctx context.Con
 			defer cancel()
 			_ = conn.Close(ctx)
 		}()
-		if _, err := conn.Exec(ctx, lockSQL, r.tenant.ID); err != nil {
-			return err
-		}
 		return work(ctx, conn)
 	})
 }

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -51,20 +50,9 @@ const (
 // constraints, comments and foreign keys, with sequences of their own. What it cannot copy it refuses.
 func (r *run) copyTemplate(ctx context.Context, tx pgx.Tx) error {
 	from, to := ident(r.Template), ident(r.tenant.Schema)
-	uncopied, err := texts(ctx, tx, uncopiedSQL, from)
+	tables, err := r.templateTables(ctx, tx)
 	if err != nil {
 		return err
-	}
-	if len(uncopied) > 0 {
-		return fmt.Errorf("%w: schema %s holds more than plain tables (%s): set Options.Create to your migrations",
-			ErrTemplate, from, strings.Join(uncopied, ", "))
-	}
-	tables, err := texts(ctx, tx, templateTablesSQL, from)
-	if err != nil {
-		return err
-	}
-	if len(tables) == 0 {
-		return fmt.Errorf("%w: schema %s is not there or holds no tables: create it, or set Options.Create", ErrTemplate, from)
 	}
 	if err := r.copySequences(ctx, tx, from, to); err != nil {
 		return err
