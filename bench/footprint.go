@@ -23,20 +23,12 @@ type footprint struct {
 // a machine; elsewhere the memory stays 0.
 func footprintOf(ctx context.Context, admin *sql.DB, peer string) (footprint, error) {
 	f := footprint{peer: peer}
-	rows, err := admin.QueryContext(ctx, "select pid from pg_stat_activity where application_name = $1", peer)
-	if err != nil {
-		return f, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var pid int
-		if err := rows.Scan(&pid); err != nil {
-			return f, err
-		}
+	pids, err := pidsOf(ctx, admin, peer)
+	for _, pid := range pids {
 		f.connections++
 		f.backendKB += privateKB(pid)
 	}
-	return f, rows.Err()
+	return f, err
 }
 
 // privateKB is the anonymous resident memory of a process: what it does not share with the other backends.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -15,26 +16,29 @@ type sample struct {
 	p50, p99 float64 // microseconds
 	ops      float64 // per second
 	allocs   float64 // per operation, of the whole process
+
+	client, servers float64 // microseconds of processor time per operation, of this process and of the peer's backends
 }
 
 // opened is a peer at work, with the samples of its rounds by case.
 type opened struct {
 	kind    peerKind
 	peer    peer
+	admin   *sql.DB // to find the peer's backends
 	samples map[string][]sample
 	err     map[string]error
 	workers []*worker
 }
 
 // newOpened prepares the workers once: a round allocates nothing of its own while it measures.
-func newOpened(kind peerKind, p peer, cfg peerConfig, rows int) *opened {
-	o := &opened{kind: kind, peer: p, samples: map[string][]sample{}, err: map[string]error{}}
+func newOpened(kind peerKind, p peer, cfg peerConfig, f *fleet) *opened {
+	o := &opened{kind: kind, peer: p, admin: f.admin, samples: map[string][]sample{}, err: map[string]error{}}
 	for i := range cfg.concurrency {
 		o.workers = append(o.workers, &worker{
 			rng:       rand.New(rand.NewPCG(1, uint64(i))),
 			tenants:   cfg.tenants,
 			wide:      cfg.wide,
-			rows:      rows,
+			rows:      f.rows,
 			index:     i,
 			workers:   cfg.concurrency,
 			latencies: make([]int64, 0, 1<<16),
@@ -49,6 +53,10 @@ func (o *opened) round(ctx context.Context, c benchCase, d time.Duration) (sampl
 	var before, after runtime.MemStats
 	var failed atomic.Pointer[error]
 	var wg sync.WaitGroup
+	cpu, err := cpuOf(ctx, o.admin, o.kind.name)
+	if err != nil {
+		return sample{}, err
+	}
 	runtime.ReadMemStats(&before)
 	start := time.Now()
 	for _, w := range o.workers {
@@ -62,6 +70,10 @@ func (o *opened) round(ctx context.Context, c benchCase, d time.Duration) (sampl
 	wg.Wait()
 	elapsed := time.Since(start)
 	runtime.ReadMemStats(&after)
+	used, err := cpuOf(ctx, o.admin, o.kind.name)
+	if err != nil {
+		return sample{}, err
+	}
 	if err := failed.Load(); err != nil {
 		return sample{}, *err
 	}
@@ -72,6 +84,9 @@ func (o *opened) round(ctx context.Context, c benchCase, d time.Duration) (sampl
 	s := summarize(all)
 	s.ops = float64(len(all)) / elapsed.Seconds()
 	s.allocs = float64(after.Mallocs-before.Mallocs) / float64(len(all))
+	s.client, s.servers = used.since(cpu)
+	s.client /= float64(len(all))
+	s.servers /= float64(len(all))
 	return s, nil
 }
 

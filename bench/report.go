@@ -28,6 +28,8 @@ func collect(peers []*opened, cases []benchCase, concurrency int, delayMS float6
 				P99us:       median(s, func(s sample) float64 { return s.p99 }),
 				OpsPerS:     median(s, func(s sample) float64 { return s.ops }),
 				AllocsPerOp: median(s, func(s sample) float64 { return s.allocs }),
+				client:      median(s, func(s sample) float64 { return s.client }),
+				servers:     median(s, func(s sample) float64 { return s.servers }),
 			})
 		}
 	}
@@ -39,7 +41,7 @@ func collect(peers []*opened, cases []benchCase, concurrency int, delayMS float6
 func printResults(out io.Writer, rs results, title string) error {
 	fmt.Fprintf(out, "\n%s\n", title)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "case\tpeer\tp50 µs\tp99 µs\tops/s\tallocs/op\tratio\t")
+	fmt.Fprintln(w, "case\tpeer\tp50 µs\tp99 µs\tops/s\tallocs/op\tcpu µs client\tserver\tratio\t")
 	last := ""
 	for _, r := range rs {
 		name := r.Case
@@ -47,14 +49,18 @@ func printResults(out io.Writer, rs results, title string) error {
 			name = ""
 		}
 		last = r.Case
-		ratio, allocs := "-", "-"
+		ratio, allocs, client, server := "-", "-", "-", "-"
 		if r.RatioToLimit > 0 {
 			ratio = fmt.Sprintf("%.2f", r.RatioToLimit)
 		}
 		if r.AllocsPerOp > 0 {
 			allocs = fmt.Sprintf("%.1f", r.AllocsPerOp)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.1f\t%.0f\t%s\t%s\t\n", name, r.Peer, r.P50us, r.P99us, r.OpsPerS, allocs, ratio)
+		if r.client > 0 {
+			client, server = fmt.Sprintf("%.0f", r.client), fmt.Sprintf("%.0f", r.servers)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.1f\t%.0f\t%s\t%s\t%s\t%s\t\n",
+			name, r.Peer, r.P50us, r.P99us, r.OpsPerS, allocs, client, server, ratio)
 	}
 	return w.Flush()
 }

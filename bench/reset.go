@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -95,6 +97,70 @@ func measureResets(ctx context.Context, out io.Writer, dsn, tenant string) error
 	for i, d := range resetDesigns {
 		b, s := middle(busy[i]), middle(slept[i])
 		fmt.Fprintf(table, "  %s\t%.1f\t%+.1f\t%.1f\t%+.1f\n", d.name, b, b-middle(busy[0]), s, s-middle(slept[0]))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return profileReset(ctx, out, conn, tenant)
+}
+
+const resetRepeats = 10
+
+// profileReset prints what each command of the driver's reset takes by itself, ten of it in one flight, and what the whole
+// takes on connections where an ORM has left its prepared statements: the look for forged ones goes through all of them.
+func profileReset(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tenant string) error {
+	whole := make([]int, len(backend.ResetSQL))
+	commands := map[string][]int{"begin … commit": {0, len(whole) - 1}}
+	for i := range whole {
+		whole[i] = i
+		if i > 0 && i < len(whole)-1 {
+			text, _, _ := strings.Cut(backend.ResetSQL[i], ",")
+			commands[text] = []int{i}
+		}
+	}
+	fmt.Fprintf(out, "\nof this, each command by itself (a %dth of %d of it)\n", resetRepeats, resetRepeats)
+	if err := printCommands(ctx, out, conn, tenant, commands); err != nil {
+		return err
+	}
+	prepared := 0
+	for _, n := range []int{0, 100, 500} {
+		for ; prepared < n; prepared++ {
+			if _, err := conn.Prepare(ctx, fmt.Sprintf("orm%d", prepared), readSQL, nil); err != nil {
+				return err
+			}
+		}
+		name := fmt.Sprintf("the whole, %d statements prepared", n)
+		if err := printCommands(ctx, out, conn, tenant, map[string][]int{name: whole}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printCommands(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tenant string, commands map[string][]int) error {
+	took := map[string][]time.Duration{}
+	for range resetRounds / 2 {
+		for name, numbers := range commands {
+			one, err := resetFlight(ctx, conn, tenant, func(*pgconn.Pipeline) {})
+			if err != nil {
+				return err
+			}
+			all, err := resetFlight(ctx, conn, tenant, func(p *pgconn.Pipeline) {
+				for range resetRepeats {
+					for _, i := range numbers {
+						p.SendQueryPrepared(resetName(i), nil, nil, nil)
+					}
+				}
+			})
+			if err != nil {
+				return err
+			}
+			took[name] = append(took[name], (all-one)/resetRepeats)
+		}
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, name := range slices.SortedFunc(maps.Keys(took), func(a, b string) int { return cmp.Compare(middle(took[b]), middle(took[a])) }) {
+		fmt.Fprintf(table, "  %s\t%.1f µs\n", name, middle(took[name]))
 	}
 	return table.Flush()
 }

@@ -145,7 +145,7 @@ func (b *bench) open(ctx context.Context, kinds []peerKind, dsn string, concurre
 			closeAll()
 			return nil, nil, fmt.Errorf("open %s: %w", kind.name, err)
 		}
-		peers = append(peers, newOpened(kind, p, cfg, b.fleet.rows))
+		peers = append(peers, newOpened(kind, p, cfg, b.fleet))
 	}
 	return peers, closeAll, nil
 }

@@ -13,6 +13,8 @@ type result struct {
 	OpsPerS      float64 `json:"ops_per_s"`
 	AllocsPerOp  float64 `json:"allocs_per_op"`
 	RatioToLimit float64 `json:"ratio_to_limit"`
+
+	client, servers float64 // microseconds of processor time per operation; only printed
 }
 
 // cost is the figure that ratios are made of, smaller is better: latency at concurrency 1, time per operation above.
