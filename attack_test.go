@@ -281,6 +281,34 @@ func TestWhatHidesInAFunctionDoesNotStopTheNextTenant(t *testing.T) {
 	f.requireNotes(f.b, f.db, notesOfB)
 }
 
+func TestManySpoiledConnectionsStopNobody(t *testing.T) {
+	t.Parallel()
+	const spoiled = 6
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}, config: func(c *shardedpg.Config) {
+		c.MaxConns, c.TenantShare = spoiled, 1
+	}})
+	spoil := func() {
+		var conns []*sql.Conn
+		for range spoiled {
+			conns = append(conns, f.conn(f.a))
+			f.exec(f.a, conns[len(conns)-1], "select hidden_exec($1)", "prepare x as select 1")
+		}
+		for _, conn := range conns {
+			require.NoError(t, conn.Close())
+		}
+	}
+	spoil()
+	f.requireNotes(f.b, f.db, notesOfB)
+	spoil()
+	conn := f.conn(f.b)
+	f.exec(f.b, conn, "begin")
+	f.requireNotes(f.b, conn, notesOfB)
+	require.NoError(t, conn.Close())
+	spoil()
+	conn = f.conn(f.b)
+	f.raw(conn, func(ctx context.Context, c *pgx.Conn) error { return c.Ping(ctx) })
+}
+
 func TestABatchThatBeginsATransactionIsArmedInIt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{})

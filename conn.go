@@ -175,7 +175,8 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	case code == "57P01", code == "57P02", code == "57P03": // shut down
 		l.shard.pool.Flush()
 	}
-	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.SentInBlock() && !l.backend.Used() {
+	// Of spoiled connections there may be more than tries; each one is closed here, and a new one needs no reset.
+	if (try < maxTries-1 || l.backend.Spoiled()) && (!c.tx.open || c.tx.statements <= 1) && !l.backend.SentInBlock() && !l.backend.Used() {
 		c.drop()
 		return nil
 	}
@@ -300,7 +301,7 @@ func (c *Conn) Conn() *pgx.Conn {
 	if !c.lease.held() && c.hinted != "" {
 		ctx = SwitchTenant(ctx, c.hinted)
 	}
-	for range maxTries {
+	for {
 		b, err := c.acquire(ctx)
 		if err != nil {
 			return nil
@@ -315,7 +316,6 @@ func (c *Conn) Conn() *pgx.Conn {
 		c.drop() // what it served before has left something that no reset takes away
 		c.tx.statements = 0
 	}
-	return nil
 }
 
 var _ interface{ Conn() *pgx.Conn } = (*Conn)(nil)

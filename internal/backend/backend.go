@@ -96,6 +96,10 @@ func (b *Backend) PrologueFailure() string {
 	return code
 }
 
+// Spoiled reports whether that error was in the reset: what is wrong is on this connection, and was left there by whoever had it
+// before. Behind a pooler nobody knows which connection it was.
+func (b *Backend) Spoiled() bool { return b.wire.spoiled && !b.wire.pooled }
+
 // Begin makes the next statement start a transaction: BEGIN flies with it.
 func (b *Backend) Begin(opts driver.TxOptions) error {
 	text, err := beginFor(opts)

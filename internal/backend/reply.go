@@ -240,7 +240,7 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	}
 	seg.failed = true
 	if ours || seg.whole {
-		w.ours = code
+		w.ours, w.spoiled = code, seg.reset > 0
 		if code == undefinedStatement { // nobody could read that it was taken away
 			w.dropped = true
 		}

@@ -60,6 +60,7 @@ type wire struct {
 	pending bool     // it, or a part of it, was sent and not answered to the end
 	alone   bool     // and that is one segment, so a failure in front of it leaves before as the truth
 	ours    string   // SQLSTATE of an error in a part that is ours, until taken
+	spoiled bool     // and that part was the reset
 	tracked []string // parameters that decide how literals are read, as reported at connect
 
 	// Requests sent, oldest first; the answers arrive in this order.
