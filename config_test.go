@@ -150,6 +150,38 @@ func TestBeforeConnectIsAskedForEachConnectionOfAShard(t *testing.T) {
 	require.ErrorContains(t, err, "BeforeConnect: the vault is sealed")
 }
 
+func TestAConnectionIsMadeToItsEndWithoutItsCaller(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan struct{}, 10), make(chan struct{})
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+		c.BeforeConnect = func(ctx context.Context, _ string, _ *pgx.ConnConfig) error {
+			begun <- struct{}{}
+			<-goOn
+			return ctx.Err()
+		}
+	}})
+	ctx, cancel := context.WithCancel(f.a)
+	failed := make(chan error, 1)
+	go func() { failed <- f.db.PingContext(ctx) }()
+	<-begun
+	cancel()
+	err := <-failed
+	require.ErrorIs(t, err, context.Canceled)
+	slots := f.slots()
+	require.Equal(t, 1, slots.Used, "the server may be at work for it")
+
+	short, cancel := context.WithTimeout(f.b, 20*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, f.db.PingContext(short), context.DeadlineExceeded)
+	require.Empty(t, begun, "there is one slot, and one connection being made")
+	close(goOn)
+	f.requireNotes(f.b, f.db, notesOfB)
+	backends := f.connector.Stats().Shards[0].Backends
+	require.EqualValues(t, 1, backends.Connects)
+	require.Zero(t, backends.ConnectErrors)
+	require.Equal(t, 1, backends.Open)
+}
+
 func TestBeforeConnectCanNeitherChangeTheDatabaseNorBringStatementsBack(t *testing.T) {
 	t.Parallel()
 	for want, hook := range map[string]func(cc *pgx.ConnConfig) error{

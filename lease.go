@@ -75,12 +75,9 @@ func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 		l.deadline, l.settings.TimeoutMS = time.Time{}, rls.For(l.route).TimeoutMS
 	}
 	key := backend.Key{Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema}
-	l.slot.Begin()
-	b, err := l.shard.pool.Checkout(ctx, key, &l.settings)
-	l.slot.End()
+	b, err := l.shard.pool.Checkout(ctx, key, &l.settings, l.slot)
 	if err != nil {
 		err = l.backendError(err)
-		l.slot.Release()
 		*l = lease{}
 		return nil, err
 	}

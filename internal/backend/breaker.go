@@ -15,7 +15,7 @@ import (
 const (
 	tripAfter  = 3           // attempts to connect that fail in a row
 	probeAfter = time.Second // then one attempt at a time, until one succeeds
-	patience   = time.Second // an attempt that its caller ended sooner says nothing about the server
+	patience   = time.Second // then an attempt that its caller does not wait for has failed
 )
 
 // DownError says that a shard could not be connected to several times in a row, so that nobody waits for it now.
@@ -89,31 +89,77 @@ func (b *breaker) refuses() error {
 	return nil
 }
 
-// try runs an attempt to connect, unless the shard is dead or another attempt is to tell.
-func (b *breaker) try(ctx context.Context, connect func() (*Backend, error)) (*Backend, error) {
+// attempt is what came of one.
+type attempt struct {
+	made *Backend
+	err  error
+}
+
+// try runs an attempt to connect, unless the shard is dead or another attempt is to tell. When ctx ends the attempt goes on
+// without its caller (pending) for as long as a caller need have patience, and late gets what comes of it.
+func (b *breaker) try(ctx context.Context, connect func(context.Context) (*Backend, error), late func(attempt)) (_ attempt, pending bool) {
 	done, err := b.b.Allow()
 	if err != nil {
-		if err := b.refuses(); err != nil {
-			return nil, err
+		if err = b.refuses(); err == nil {
+			err = &DownError{cause: *b.last.Load()}
 		}
-		return nil, &DownError{cause: *b.last.Load()}
+		return attempt{err: err}, false
 	}
-	if b.down.Load() != nil {
+	probe := b.down.Load() != nil
+	if probe {
 		b.probing.Add(1)
-		defer b.probing.Add(-1)
 	}
-	learned := errNothingLearned // also when connect panics
-	defer func() { done(learned) }()
+	learn := func(err error) {
+		if probe {
+			b.probing.Add(-1)
+		}
+		switch {
+		case err == nil || answered(err):
+			done(nil)
+		case foreign(err):
+			done(errNothingLearned)
+		default:
+			b.last.Store(&err)
+			done(err)
+		}
+	}
 	start := time.Now()
-	made, err := connect()
-	switch {
-	case err == nil || answered(err):
-		learned = nil
-	case !foreign(err) && (ctx.Err() == nil || time.Since(start) >= patience):
-		learned = err
-		b.last.Store(&err)
+	result := make(chan attempt, 1)
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	go func() { result <- guarded(own, connect) }()
+	select {
+	case a := <-result:
+		cancel()
+		learn(a.err)
+		return a, false
+	case <-ctx.Done():
 	}
-	return made, err
+	go func() {
+		defer cancel()
+		var a attempt
+		select {
+		case a = <-result:
+		case <-time.After(patience - time.Since(start)):
+			cancel()
+			if a = <-result; a.err != nil { // the shard's failure, and no caller's wish
+				a.err = cause(context.DeadlineExceeded)
+			}
+		}
+		learn(a.err)
+		late(a)
+	}()
+	return attempt{err: cause(ctx.Err())}, true
+}
+
+// guarded makes an error of a panic in one of the program's hooks: on this goroutine, it would end the program.
+func guarded(ctx context.Context, connect func(context.Context) (*Backend, error)) (a attempt) {
+	defer func() {
+		if p := recover(); p != nil {
+			a = attempt{err: &hookError{fmt.Errorf("panic: %v", p)}}
+		}
+	}()
+	a.made, a.err = connect(ctx)
+	return a
 }
 
 // answered reports whether a failed attempt has reached a server that works: one that refuses this login, database or

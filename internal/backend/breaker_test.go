@@ -15,10 +15,10 @@ import (
 )
 
 func attempt(b *backend.TestBreaker, ctx context.Context, took time.Duration, err error) error {
-	return b.Try(ctx, func() error {
+	return b.Try(ctx, func(context.Context) error {
 		time.Sleep(took) //nolint:forbidigo // in a synctest bubble
 		return err
-	})
+	}, func(error) {})
 }
 
 func TestThreeFailedAttemptsInARowFindAShardDead(t *testing.T) {
@@ -65,10 +65,8 @@ func TestWhatSaysNothingOfTheServerDoesNotCount(t *testing.T) {
 	t.Parallel()
 	refusal := func(code string) error { return &pgconn.PgError{Code: code} }
 	for name, c := range map[string]struct {
-		err   error
-		took  time.Duration
-		ended bool // the caller's context
-		dead  bool
+		err  error
+		dead bool
 	}{
 		"wrong password":                            {err: refusal("28P01")},
 		"no such database":                          {err: refusal("3D000")},
@@ -77,8 +75,6 @@ func TestWhatSaysNothingOfTheServerDoesNotCount(t *testing.T) {
 		"starting up":                               {err: refusal("57P03"), dead: true},
 		"a session that a tenant has ended":         {err: refusal("57P01")},
 		"a pooler, for whatever reason":             {err: refusal("08P01")},
-		"a caller that gave up early":               {err: context.DeadlineExceeded, took: 999 * time.Millisecond, ended: true},
-		"a caller that waited long enough":          {err: context.DeadlineExceeded, took: time.Second, ended: true, dead: true},
 		"connecting took longer than the limit":     {err: context.DeadlineExceeded, dead: true},
 		"the program's own hook for the connection": {err: backend.NewHookError(context.DeadlineExceeded)},
 	} {
@@ -86,16 +82,67 @@ func TestWhatSaysNothingOfTheServerDoesNotCount(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				b := backend.NewTestBreaker()
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				if c.ended {
-					cancel()
-				}
 				for range 10 {
-					_ = attempt(b, ctx, c.took, c.err)
+					_ = attempt(b, t.Context(), 0, c.err)
 				}
 				require.Equal(t, c.dead, len(b.Changes()) > 0)
 			})
 		})
 	}
+}
+
+func TestAnAttemptGoesOnWithoutItsCaller(t *testing.T) {
+	t.Parallel()
+	gone := &net.OpError{Op: "dial", Err: errors.New("refused")}
+	const ms = time.Millisecond
+	for name, c := range map[string]struct {
+		wait, took time.Duration // of the caller, and of the attempt
+		err, want  error
+		end        time.Duration // of the attempt
+		dead       bool          // after three of them
+	}{
+		"and succeeds":                {wait: ms, took: 500 * ms, end: 500 * ms},
+		"and fails":                   {wait: ms, took: 500 * ms, err: gone, want: gone, end: 500 * ms, dead: true},
+		"for a second":                {wait: ms, took: time.Hour, want: context.DeadlineExceeded, end: time.Second, dead: true},
+		"not when that was in a hook": {wait: ms, took: 500 * ms, err: backend.NewHookError(gone), want: gone, end: 500 * ms},
+		"who has waited for a second": {wait: time.Second, took: time.Hour, want: context.DeadlineExceeded, end: time.Second, dead: true},
+		"who has waited even longer":  {wait: 3 * time.Second, took: time.Hour, want: context.DeadlineExceeded, end: 3 * time.Second, dead: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := backend.NewTestBreaker()
+				late := make(chan error, 3)
+				start := time.Now()
+				for range 3 {
+					go func() {
+						ctx, cancel := context.WithTimeout(t.Context(), c.wait)
+						defer cancel()
+						err := b.Try(ctx, func(ctx context.Context) error {
+							select {
+							case <-time.After(c.took):
+								return c.err
+							case <-ctx.Done():
+								return ctx.Err()
+							}
+						}, func(err error) { late <- err })
+						require.ErrorIs(t, err, context.DeadlineExceeded)
+						require.Equal(t, c.wait, time.Since(start))
+					}()
+				}
+				for range 3 {
+					require.ErrorIs(t, <-late, c.want)
+				}
+				require.Equal(t, c.end, time.Since(start))
+				require.Equal(t, c.dead, len(b.Changes()) > 0)
+			})
+		})
+	}
+}
+
+func TestAPanicInAHookIsAnError(t *testing.T) {
+	t.Parallel()
+	b := backend.NewTestBreaker()
+	err := b.Try(t.Context(), func(context.Context) error { panic("no vault") }, nil)
+	require.EqualError(t, err, "BeforeConnect: panic: no vault")
 }

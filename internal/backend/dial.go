@@ -44,7 +44,6 @@ const (
 // dial opens, verifies and prepares a backend for the tenant whose settings are s: its plan's limits become the
 // backend's own defaults, so that the prologue need not carry them for the many tenants that share a plan.
 func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
-	callers := ctx
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
 	defer cancel()
 	b, err := p.connect(ctx, key, s, !p.pooled.Load())
@@ -54,10 +53,6 @@ func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, er
 		b, err = p.connect(ctx, key, s, false)
 	}
 	if err != nil {
-		// The socket's deadline fires a moment before the context's own: callers ask ctx.Err() why they failed.
-		if end, ok := callers.Deadline(); ok && !time.Now().Before(end) {
-			<-callers.Done()
-		}
 		return nil, cause(err)
 	}
 	if err := p.verify(ctx, b, s.Role); err != nil {

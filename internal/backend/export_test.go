@@ -51,10 +51,10 @@ func NewTestBreaker() *TestBreaker {
 	return t
 }
 
-// Try attempts to connect.
-func (t *TestBreaker) Try(ctx context.Context, connect func() error) error {
-	_, err := t.b.try(ctx, func() (*Backend, error) { return nil, connect() })
-	return err
+// Try attempts to connect. An attempt that outlives ctx tells late.
+func (t *TestBreaker) Try(ctx context.Context, connect func(context.Context) error, late func(error)) error {
+	a, _ := t.b.try(ctx, func(ctx context.Context) (*Backend, error) { return nil, connect(ctx) }, func(a attempt) { late(a.err) })
+	return a.err
 }
 
 // Refuses says whether nobody is to try.

@@ -95,43 +95,72 @@ func NewPool(cfg Config) *Pool {
 func (p *Pool) Refuses() error { return p.breaker.refuses() }
 
 // Checkout returns a backend for a tenant: the idle one that served it last, else the one used last, else a new one. The
-// caller holds a slot.
-func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
+// caller holds slot. With an error it is given back: at once, or when nothing is left of the connection that was being made.
+func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot) (*Backend, error) {
+	slot.Begin()
 	for {
 		b, evicted, err := p.take(key, s.Tenant)
-		if err != nil {
-			return nil, err
-		}
 		if evicted != nil {
 			p.close(evicted)
 		}
-		if b == nil {
-			b, err = p.breaker.try(ctx, func() (*Backend, error) {
-				p.connects.Add(1)
-				b, err := p.dial(ctx, key, s)
-				if err != nil {
-					p.connectErrors.Add(1)
-				}
-				return b, err
-			})
-			if err != nil {
-				p.mu.Lock()
-				p.open--
-				p.mu.Unlock()
-				return nil, err
+		if err == nil && b == nil {
+			if err = ctx.Err(); err == nil {
+				return p.connectFor(ctx, key, *s, slot)
 			}
-			return b, nil
+			p.forgo() // nothing is begun for a caller who has left
 		}
-		deadline, ok := ctx.Deadline()
-		if limit := time.Now().Add(p.cfg.ConnectTimeout); !ok || limit.Before(deadline) {
-			deadline = limit
-		}
-		if b.settle(deadline) && b.peek.quiet() {
-			return b, nil
+		if err != nil || p.usable(ctx, b) {
+			slot.End()
+			if err != nil {
+				slot.Release()
+			}
+			return b, err
 		}
 		p.drops.Add(1)
 		p.close(b)
 	}
+}
+
+// connectFor makes a new backend. It does not end with ctx: a server goes on with a session that it has begun, so the slot is not
+// free before; and tenants with less patience than connecting takes would begin one after the other and never get any.
+func (p *Pool) connectFor(ctx context.Context, key Key, s rls.Settings, slot Slot) (*Backend, error) {
+	a, pending := p.breaker.try(ctx, func(ctx context.Context) (*Backend, error) {
+		p.connects.Add(1)
+		b, err := p.dial(ctx, key, &s)
+		if err != nil {
+			p.connectErrors.Add(1)
+		}
+		return b, err
+	}, func(a attempt) {
+		switch {
+		case a.made == nil:
+			p.forgo()
+		case p.breaker.down.Load() != nil: // found dead meanwhile: the next attempt tells, and this one would hide that
+			p.close(a.made)
+		default:
+			p.keep(a.made)
+		}
+		slot.End()
+		slot.Release()
+	})
+	if pending {
+		return nil, a.err
+	}
+	slot.End()
+	if a.err != nil {
+		p.forgo()
+		slot.Release()
+	}
+	return a.made, a.err
+}
+
+// usable reports whether an idle backend may be used, and waits for a reset of it that is under way.
+func (p *Pool) usable(ctx context.Context, b *Backend) bool {
+	deadline, ok := ctx.Deadline()
+	if limit := time.Now().Add(p.cfg.ConnectTimeout); !ok || limit.Before(deadline) {
+		deadline = limit
+	}
+	return b.settle(deadline) && b.peek.quiet()
 }
 
 // take picks an idle backend, or makes room for a new one.
@@ -195,9 +224,15 @@ func (p *Pool) Return(b *Backend, slot Slot) {
 		return
 	}
 	b.forget()
+	p.keep(b)
+	slot.Release()
+}
+
+// keep puts b among the idle ones, unless the pool has been closed.
+func (p *Pool) keep(b *Backend) {
 	p.mu.Lock()
-	keep = !p.closed
-	if keep {
+	closed := p.closed
+	if !closed {
 		p.idle = append(p.idle, b)
 		if p.cfg.MaxIdleTime > 0 {
 			b.idleFrom = time.Now()
@@ -207,10 +242,16 @@ func (p *Pool) Return(b *Backend, slot Slot) {
 		}
 	}
 	p.mu.Unlock()
-	if !keep {
+	if closed {
 		p.close(b)
 	}
-	slot.Release()
+}
+
+// forgo gives up the place of a connection.
+func (p *Pool) forgo() {
+	p.mu.Lock()
+	p.open--
+	p.mu.Unlock()
 }
 
 // Discard closes b, and leaves the slot to the lease that will take another one.
@@ -242,9 +283,7 @@ func (p *Pool) close(b *Backend) {
 	case <-b.pg.CleanupDone():
 	case <-time.After(cleanupWait):
 	}
-	p.mu.Lock()
-	p.open--
-	p.mu.Unlock()
+	p.forgo()
 }
 
 // Flush closes all idle connections: after a shutdown or a network error the rest of them are as good as dead.
