@@ -57,6 +57,9 @@ func Apply(ctx context.Context, conn *pgx.Conn, c Config, opts *ApplyOptions) (*
 	}
 	var result *Result
 	err := change(ctx, conn, "apply", opts.withDefaults(), func(tx pgx.Tx, o ApplyOptions) error {
+		if _, err := lookAtRecords(ctx, tx, c.App); err != nil {
+			return err
+		}
 		plan, err := read(ctx, tx, c)
 		if err != nil {
 			return err

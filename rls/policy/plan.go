@@ -64,13 +64,14 @@ func Read(ctx context.Context, conn *pgx.Conn, c Config) (*Plan, error) {
 }
 
 // begin starts a transaction in which texts of the catalog are qualified, and no name of the generator's means something
-// that a schema in the search path holds.
+// that a schema in the search path holds; pg_temp would come first if it were not named. Each statement sees what others
+// have committed, whatever the owner of the database made the default: what is locked is looked at as it is then.
 func begin(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
-	tx, err := conn.Begin(ctx)
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := tx.Exec(ctx, "set local search_path = pg_catalog"); err != nil {
+	if _, err := tx.Exec(ctx, "set local search_path = pg_catalog, pg_temp"); err != nil {
 		return nil, errors.Join(err, tx.Rollback(ctx))
 	}
 	return tx, nil
@@ -139,7 +140,7 @@ func (p *Plan) Script() string {
 	for _, problem := range p.Problems {
 		fmt.Fprintf(&b, "-- PROBLEM: %s\n", line(problem))
 	}
-	b.WriteString("begin;\nset local lock_timeout = '5s';\nset local search_path = pg_catalog;\n")
+	b.WriteString("begin;\nset local lock_timeout = '5s';\nset local search_path = pg_catalog, pg_temp;\n")
 	object := ""
 	for _, c := range p.Changes {
 		if c.Object != object {
