@@ -14,8 +14,11 @@ import (
 // attacks are further forms of faults, which an attack on the generator used.
 var attacks = []struct{ rule, plant, object, detail string }{
 	{"SPG081", `alter schema shardedpg owner to {app}`, "shardedpg", "owned by reachable role {app}"},
-	{"SPG081", `drop table shardedpg.rls_records; create view shardedpg.rls_records as select 1; alter view shardedpg.rls_records owner to {app}`,
-		"shardedpg.rls_records", "owned by reachable role {app}"},
+	{
+		"SPG081", `drop table shardedpg.rls_records; create view shardedpg.rls_records as select 1; alter view shardedpg.rls_records owner to {app}`,
+		"shardedpg.rls_records", "owned by reachable role {app}",
+	},
+	{"SPG071", `create schema f authorization {app}; revoke create on schema f from {app}`, "f", "owned by {app}, which {app} is or can become"},
 	{"SPG081", `create trigger t before insert on shardedpg.rls_records for each row execute function app.touch()`, "shardedpg.rls_records", "runs trigger t"},
 }
 

@@ -10,7 +10,9 @@ import (
 type clusterState struct {
 	roles     map[string]role
 	rights    []right           // of PUBLIC and the three roles, on the database and on schemas
-	owners    map[string]string // of schemas
+	database  string            // the owner of the database
+	owners    map[string]string // of schemas, but for the server's own
+	belongs   []string          // what else of this database belongs to the app role, outside skipped schemas
 	defaults  []setting         // stored settings of the app role
 	privilege []defaultRight
 	functions []function
@@ -51,7 +53,19 @@ select n.nspname, case when g.grantee = 0 then '' else pg_get_userbyid(g.grantee
  where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and (g.grantee = 0 or pg_get_userbyid(g.grantee) = any ($1))
  order by 1, 2, 3`
 
-	ownersSQL = `select nspname, pg_get_userbyid(nspowner) from pg_namespace`
+	ownersSQL = `
+select nspname, pg_get_userbyid(nspowner) from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'
+union all
+select '', pg_get_userbyid(datdba) from pg_database where datname = current_database()`
+
+	// belongsSQL leaves out what has a change of its own, and large objects, which tenants make.
+	belongsSQL = `
+select coalesce(i.schema, ''), i.type || ' ' || i.identity
+  from pg_shdepend d join pg_roles r on r.oid = d.refobjid, pg_identify_object(d.classid, d.objid, d.objsubid) i
+ where d.deptype = 'o' and d.refclassid = 'pg_authid'::regclass and r.rolname = $1
+   and d.dbid = (select oid from pg_database where datname = current_database())
+   and d.classid not in ('pg_class'::regclass, 'pg_namespace'::regclass, 'pg_largeobject'::regclass) and coalesce(i.schema, '') !~ '^pg_'
+ order by 1, 2`
 
 	settingsSQL = `
 select s.setdatabase <> 0, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
@@ -91,7 +105,20 @@ func readCluster(ctx context.Context, tx pgx.Tx, c Config) (clusterState, error)
 		func() error { return each(ctx, tx, func(r role) { s.roles[r.Name] = r }, rolesSQL, ours) },
 		func() error { return each(ctx, tx, func(r right) { s.rights = append(s.rights, r) }, rightsSQL, ours) },
 		func() error {
-			return each(ctx, tx, func(o struct{ Schema, Owner string }) { s.owners[o.Schema] = o.Owner }, ownersSQL)
+			return each(ctx, tx, func(o struct{ Schema, Owner string }) {
+				if o.Schema == "" {
+					s.database = o.Owner
+				} else {
+					s.owners[o.Schema] = o.Owner
+				}
+			}, ownersSQL)
+		},
+		func() error {
+			return each(ctx, tx, func(o struct{ Schema, Name string }) {
+				if !matches(c.SkipSchemas, o.Schema) && o.Schema != RecordSchema {
+					s.belongs = append(s.belongs, o.Name)
+				}
+			}, belongsSQL, c.App)
 		},
 		func() error {
 			return each(ctx, tx, func(d setting) { s.defaults = append(s.defaults, d) }, settingsSQL, c.App)

@@ -23,13 +23,13 @@ func attacked(t testing.TB, s *pgtest.Server, statements ...string) *bench {
 	t.Helper()
 	b := newBench(t, s, policytest.Wide(appRole(), 1))
 	b.exec(t, "create role "+b.Config.App+" login", "alter database "+b.name+" owner to "+b.Config.App)
-	const body = ` language plpgsql as $$ begin if (select rolsuper from pg_roles where rolname = current_user) then perform nextval('public.ran'); end if; `
+	const body = ` language plpgsql as $$ begin if (select rolsuper from pg_roles where rolname = current_user) then perform nextval('shardedpg.ran'); end if; `
 	_, err := b.as(t, "", append([]string{
 		"create schema shardedpg",
-		"create sequence public.ran",
-		"create function public.run(bigint) returns bigint" + body + "return $1; end $$",
-		"create function public.fired() returns trigger" + body + "return new; end $$",
-		"create function public.pure(jsonb) returns jsonb immutable" + body + "return $1; end $$",
+		"create sequence shardedpg.ran",
+		"create function shardedpg.run(bigint) returns bigint" + body + "return $1; end $$",
+		"create function shardedpg.fired() returns trigger" + body + "return new; end $$",
+		"create function shardedpg.pure(jsonb) returns jsonb immutable" + body + "return $1; end $$",
 	}, statements...)...)
 	require.NoError(t, err)
 	return b
@@ -63,33 +63,33 @@ func TestCodeThatTheAppRolePutWhereTheRecordsGoIsNotRun(t *testing.T) {
 			kind, says string // what is wrong even when a superuser owns it
 		}{
 			"a view that calls a function": {[]string{
-				`create view shardedpg.rls_records as select public.run(1) as id, now() as at, ''::text as login, 'apply'::text as action, null::bigint as undoes,
+				`create view shardedpg.rls_records as select shardedpg.run(1) as id, now() as at, ''::text as login, 'apply'::text as action, null::bigint as undoes,
  ''::text as note, '{}'::jsonb as config, '[]'::jsonb as changes`,
 			}, "view", "no plain table"},
 			"a trigger": {[]string{
-				ours, "create trigger t before insert on shardedpg.rls_records for each row execute function public.fired()",
+				ours, "create trigger t before insert on shardedpg.rls_records for each row execute function shardedpg.fired()",
 			}, "table", "triggers, rules or policies"},
 			"a rule": {[]string{
-				ours, "create rule r as on insert to shardedpg.rls_records do also select public.run(1)",
+				ours, "create rule r as on insert to shardedpg.rls_records do also select shardedpg.run(1)",
 			}, "table", "triggers, rules or policies"},
 			"a policy": {[]string{
-				ours, "alter table shardedpg.rls_records force row level security", "create policy p on shardedpg.rls_records using (public.run(id) > 0)",
+				ours, "alter table shardedpg.rls_records force row level security", "create policy p on shardedpg.rls_records using (shardedpg.run(id) > 0)",
 			}, "table", "triggers, rules or policies"},
 			"a default": {[]string{
-				ours, "alter table shardedpg.rls_records add more bigint default public.run(1)",
+				ours, "alter table shardedpg.rls_records add more bigint default shardedpg.run(1)",
 			}, "table", "other columns, defaults"},
 			"a generated column": {[]string{
-				ours, "alter table shardedpg.rls_records add more jsonb generated always as (public.pure(config)) stored",
+				ours, "alter table shardedpg.rls_records add more jsonb generated always as (shardedpg.pure(config)) stored",
 			}, "table", "other columns, defaults"},
 			"a constraint": {[]string{
-				ours, "alter table shardedpg.rls_records add check (public.run(id) > 0)",
+				ours, "alter table shardedpg.rls_records add check (shardedpg.run(id) > 0)",
 			}, "table", "other columns, defaults"},
 			"an index": {[]string{
-				ours, "create index on shardedpg.rls_records (public.pure(config))",
+				ours, "create index on shardedpg.rls_records (shardedpg.pure(config))",
 			}, "table", "other columns, defaults"},
 			"a child": {[]string{
 				ours, "create table public.child () inherits (shardedpg.rls_records)",
-				`insert into public.child (id, action, note, config, changes) values (7, 'apply', '', '{}', '[{"undo": ["select public.run(1)"]}]')`,
+				`insert into public.child (id, action, note, config, changes) values (7, 'apply', '', '{}', '[{"undo": ["select shardedpg.run(1)"]}]')`,
 			}, "table", "is inherited from"},
 			"a partition": {[]string{
 				"create table shardedpg.rls_records (id bigint) partition by list (id)",
@@ -108,7 +108,7 @@ func TestCodeThatTheAppRolePutWhereTheRecordsGoIsNotRun(t *testing.T) {
 func TestARecordThatTheAppRoleWroteIsNotRolledBack(t *testing.T) {
 	t.Parallel()
 	b := attacked(t, pgtest.Shared(t, "policy"), ours,
-		`insert into shardedpg.rls_records (action, note, config, changes) values ('apply', '', '{}', '[{"undo": ["select public.run(1)"]}]')`)
+		`insert into shardedpg.rls_records (action, note, config, changes) values ('apply', '', '{}', '[{"undo": ["select shardedpg.run(1)"]}]')`)
 	b.refuses(t, "belongs to "+b.Config.App)
 	b.exec(t, "drop schema shardedpg cascade")
 	b.apply(t)

@@ -7,6 +7,9 @@ const invokerSince = 150000 // the first version with security_invoker
 // view: without security_invoker a view reads tables with the rights of its owner, whose policies are not the caller's.
 func (p *planner) view(r *relation) {
 	if !r.overRows && !matches(p.Private, r.name()) {
+		if r.Owner == p.App {
+			p.owner(r, p.Owner)
+		}
 		return
 	}
 	p.owner(r, p.Owner)

@@ -1,0 +1,89 @@
+package policy_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/rls/policy"
+	"github.com/sharded-pg/sharded-pg/rls/policy/policytest"
+)
+
+// wide is a database whose app role is there before the first apply.
+func wide(t testing.TB, s *pgtest.Server, statements ...string) *bench {
+	t.Helper()
+	b := newBench(t, s, policytest.Wide(appRole(), 2))
+	b.exec(t, "create role "+b.Config.App+" login")
+	for _, statement := range statements {
+		b.exec(t, b.fill(statement))
+	}
+	return b
+}
+
+func (b *bench) fill(text string) string {
+	return strings.NewReplacer("{app}", b.Config.App, "{owner}", b.Config.Owner, "{maintenance}", b.Config.Maintenance, "{db}", b.name).Replace(text)
+}
+
+// denied runs each statement as the app role.
+func (b *bench) denied(t testing.TB, statements ...string) {
+	t.Helper()
+	for _, statement := range statements {
+		_, err := b.as(t, tenantA, b.fill(statement))
+		require.ErrorContains(t, err, "42501", statement)
+	}
+}
+
+// closes applies, and takes that back.
+func (b *bench) closes(t testing.TB, attacks ...string) {
+	t.Helper()
+	before := b.everything(t)
+	b.apply(t)
+	require.Empty(t, b.plan(t).Diff())
+	b.denied(t, attacks...)
+	after := b.everything(t)
+	_, err := policy.Rollback(t.Context(), b.admin, nil)
+	require.NoError(t, err)
+	same(t, before, b.everything(t))
+	b.exec(t, b.plan(t).Script())
+	same(t, after, b.everything(t), "the script makes the same")
+}
+
+func TestAnEmptySchemaIsNoPlaceToStandInFront(t *testing.T) {
+	t.Parallel()
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		b := wide(t, s, "grant create on schema public to public", "create schema mine authorization {app}",
+			"create schema lent; grant usage, create on schema lent to {app}; alter default privileges in schema lent grant select on tables to {app}",
+			"alter role {app} in database {db} set search_path = public, app, pg_temp")
+		require.Contains(t, b.plan(t).Diff(), "schema public\n  - rights to create: CREATE to public")
+		b.closes(t, "create function public.lower(uuid) returns text language sql as 'select 1'", "create table public.t0 ()",
+			"create table lent.t0 ()", "create table mine.t0 ()")
+		b.exec(t, "create table lent.later ()")
+		b.denied(t, "select * from lent.later")
+	})
+}
+
+func TestASchemaOfFunctionsIsTakenFromTheAppRole(t *testing.T) {
+	t.Parallel()
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		b := wide(t, s, "create schema f authorization {app}",
+			"create function f.stamp() returns trigger language plpgsql as 'begin return new; end'",
+			"create trigger stamp before insert on app.t0 for each row execute function f.stamp()")
+		require.Contains(t, b.plan(t).Diff(), b.fill("schema f\n  - owner: {app}\n  + owner: {owner}"))
+		b.closes(t, "drop function f.stamp() cascade", "create function f.other() returns int language sql as 'select 1'")
+		_, err := b.as(t, tenantA, "insert into app.t0 (id) values (1)")
+		require.NoError(t, err, "what is in the schema can be used")
+	})
+}
+
+func TestAFunctionOfTheAppRoleIsAProblem(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"), "create function app.stamp() returns trigger language plpgsql as 'begin return new; end'",
+		"alter function app.stamp() owner to {app}")
+	_, err := policy.Apply(t.Context(), b.admin, b.Config, nil)
+	require.ErrorIs(t, err, policy.ErrProblems)
+	require.ErrorContains(t, err, b.fill("function app.stamp() belongs to the app role, which may own nothing: give it to {owner}, or drop it"))
+	b.exec(t, "alter function app.stamp() owner to postgres")
+	b.apply(t)
+}
