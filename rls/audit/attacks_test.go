@@ -19,6 +19,10 @@ var attacks = []struct{ rule, plant, object, detail string }{
 		"shardedpg.rls_records", "owned by reachable role {app}",
 	},
 	{"SPG071", `create schema f authorization {app}; revoke create on schema f from {app}`, "f", "owned by {app}, which {app} is or can become"},
+	{
+		"SPG071", `alter database {db} owner to {app}; alter schema public owner to pg_database_owner; revoke create on schema public from pg_database_owner`,
+		"public", "owned by pg_database_owner, which {app} is or can become",
+	},
 	{"SPG081", `create trigger t before insert on shardedpg.rls_records for each row execute function app.touch()`, "shardedpg.rls_records", "runs trigger t"},
 }
 

@@ -19,6 +19,7 @@ var faults = []struct{ rule, plant, object string }{
 	{"SPG009", `alter role {app} in database {db} reset statement_timeout`, "{app}"},
 	{"SPG010", `alter role {app} in database {db} set search_path = app`, "{app}"},
 	{"SPG011", `create schema tenant_b; create schema tenant_c; grant usage on schema tenant_b, tenant_c to {app}`, "{app}"},
+	{"SPG012", `alter database {db} owner to {app}`, "{db}"},
 	{"SPG020", `alter table app.t2 disable row level security`, "app.t2"},
 	{"SPG021", `alter table app.t3 no force row level security`, "app.t3"},
 	{"SPG022", `alter table app.t4 disable row level security`, "app.t4"},

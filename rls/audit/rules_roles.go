@@ -103,4 +103,12 @@ var rolesRules = []Rule{
  from pool, pg_namespace n, cfg where n.nspname ~ cfg.tschemas and has_schema_privilege(pool.oid, n.oid, 'USAGE') group by 1
   having count(*) > 1`,
 	},
+	{
+		ID: "SPG012", Severity: Critical, Level: Standard,
+		Title: "the app role owns the database, or can become its owner",
+		Why:   "It makes schemas, changes settings of all sessions, and owns schema public: its code is found instead of yours.",
+		Fix:   "alter database {object} owner to a role that nobody logs in as; or shardedpg rls apply",
+		query: `select here.datname::text as object, 'owned by '||pg_get_userbyid(datdba)||', which '||reach.pool||' is or can become' as detail
+ from here join reach on reach.oid = here.datdba`,
+	},
 }

@@ -87,3 +87,15 @@ func TestAFunctionOfTheAppRoleIsAProblem(t *testing.T) {
 	b.exec(t, "alter function app.stamp() owner to postgres")
 	b.apply(t)
 }
+
+func TestTheDatabaseIsTakenFromTheAppRole(t *testing.T) {
+	t.Parallel()
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		b := wide(t, s, "revoke all on database {db} from public", "alter database {db} owner to {app}")
+		require.Contains(t, b.plan(t).Diff(), b.fill("database {db}\n  - owner: {app}\n  + owner: {owner}"))
+		b.closes(t, "create schema mine", "create temporary table t0 ()", "alter database {db} set search_path = x", "drop schema public",
+			"create table public.t0 ()")
+		b.exec(t, b.fill("alter database {db} owner to {app}"))
+		require.Contains(t, b.plan(t).Diff(), b.fill("- owner: {app}"), "drift")
+	})
+}

@@ -153,6 +153,14 @@ func (p *planner) schemas() []string {
 // public besides.
 func (p *planner) databaseRights() {
 	on := "database " + ident(p.database)
+	if p.cluster.database == p.App {
+		p.add(Change{
+			Object: "database " + p.database, Property: "owner", Was: p.App, Want: p.Owner,
+			// It could connect as the owner.
+			Do:   []string{"alter " + on + " owner to " + ident(p.Owner), "grant connect on " + on + " to " + ident(p.App)},
+			Undo: []string{"alter " + on + " owner to " + ident(p.App)},
+		})
+	}
 	take := []string{"CREATE", "TEMPORARY"}
 	if p.KeepTemp {
 		take = take[:1]
