@@ -64,6 +64,7 @@ var faults = []struct{ rule, plant, object string }{
  create trigger tgx before insert on app.t26 for each row execute function app.tg()`, "app.t26/tgx"},
 	{"SPG060", `create table public.log (x text); create rule rr as on insert to app.t27 do also insert into public.log values (new.tenant_id)`, "app.t27/rr"},
 	{"SPG061", `create publication pb for table app.t28`, "app.t28"},
+	{"SPG062", `create table app.secrets (x text); create view app.v_secrets as select * from app.secrets; grant select on app.v_secrets to {app}`, "app.v_secrets"},
 	{"SPG070", `grant temporary on database {db} to public`, "{db}"},
 	{"SPG071", `grant create on schema public to public`, "public"},
 	{"SPG072", `grant execute on function pg_catalog.set_config(text, text, boolean) to {app}`, "{app}"},

@@ -99,3 +99,30 @@ func TestTheDatabaseIsTakenFromTheAppRole(t *testing.T) {
 		require.Contains(t, b.plan(t).Diff(), b.fill("- owner: {app}"), "drift")
 	})
 }
+
+func TestAViewShowsNoTableThatIsNotTheTenants(t *testing.T) {
+	t.Parallel()
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		b := wide(t, s, "create table app.secrets (key text)", "insert into app.secrets values ('x')",
+			"create view app.keys as select * from app.secrets", "create view app.more_keys as select * from app.keys",
+			"create materialized view app.kept as select * from app.secrets", "create view app.kept_keys as select * from app.kept",
+			"create view app.shown as select left(key, 0) as key from app.secrets",
+			"create schema tenant_x; create table tenant_x.t (key text); create view app.skipped as select * from tenant_x.t",
+			"create foreign data wrapper {app}_far; create server {app}_far foreign data wrapper {app}_far",
+			"create foreign table app.far (key text) server {app}_far", "create view app.far_keys as select * from app.far",
+			"grant usage on schema app to {app}", "grant select on all tables in schema app to {app}")
+		b.Config.Private, b.Config.Global = []string{"app.secrets", "app.kept", "app.far"}, []string{"app.shown"}
+		for _, view := range []string{"keys", "more_keys", "kept_keys", "skipped"} {
+			_, err := b.as(t, "", "select * from app."+view)
+			require.NoError(t, err, "it can be read before")
+		}
+		b.closes(t, "select * from app.keys", "select * from app.more_keys", "select * from app.kept_keys", "select * from app.skipped")
+		got, err := b.as(t, "", "select key from app.shown")
+		require.NoError(t, err)
+		require.Equal(t, []string{""}, got, "this one was declared global")
+		var open bool
+		require.NoError(t, b.admin.QueryRow(t.Context(), `select has_table_privilege($1, oid, 'SELECT') and coalesce('security_invoker=on' <> all (reloptions), true)
+ from pg_class where oid = 'app.far_keys'::regclass`, b.Config.App).Scan(&open))
+		require.False(t, open)
+	})
+}

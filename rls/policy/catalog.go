@@ -26,7 +26,8 @@ type relation struct {
 
 	policies []storedPolicy
 	grants   []grant
-	overRows bool // a view that reads a tenant table, itself or through others
+	reads    []*relation // of a view: the tables that it reads, itself or through others
+	beyond   bool        // of a view: it reads tables that the plan does not look at, too
 }
 
 const relationsSQL = `
@@ -88,7 +89,7 @@ select a.attrelid, case when g.grantee = 0 then '' else pg_get_userbyid(g.grante
  where g.grantee <> c.relowner and (g.grantee = 0 or pg_get_userbyid(g.grantee) = any ($1))
  order by 1, 2, 3, 4`
 
-	// viewsSQL returns each view and materialized view with each relation that it reads, itself or through other views.
+	// viewsSQL returns each view and materialized view with each table of whatever kind that it reads, itself or through others.
 	viewsSQL = `
 with recursive reads(view, base) as (
   select r.ev_class, d.refobjid from pg_rewrite r
@@ -97,7 +98,8 @@ with recursive reads(view, base) as (
 ), closure(view, base) as (
   select view, base from reads union select c.view, r.base from closure c join reads r on r.view = c.base
 )
-select c.view, c.base from closure c join pg_class v on v.oid = c.view where v.relkind in ('v', 'm')`
+select c.view, c.base from closure c join pg_class v on v.oid = c.view join pg_class b on b.oid = c.base join pg_namespace n on n.oid = b.relnamespace
+ where v.relkind in ('v', 'm') and b.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')`
 )
 
 // catalog is what a plan is made from.
@@ -138,9 +140,12 @@ func readCatalog(ctx context.Context, tx pgx.Tx, c Config) (*catalog, error) {
 		return nil, err
 	}
 	if err := each(ctx, tx, func(v struct{ View, Base uint32 }) {
-		view, base := cat.byOID[v.View], cat.byOID[v.Base]
-		if view != nil && base != nil && base.HasTenant {
-			view.overRows = true
+		switch view, base := cat.byOID[v.View], cat.byOID[v.Base]; {
+		case view == nil:
+		case base == nil:
+			view.beyond = true
+		default:
+			view.reads = append(view.reads, base)
 		}
 	}, viewsSQL); err != nil {
 		return nil, err
