@@ -126,3 +126,28 @@ func TestAViewShowsNoTableThatIsNotTheTenants(t *testing.T) {
 		require.False(t, open)
 	})
 }
+
+func TestEachTableThatATableInheritsFromCounts(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"), "create table app.open (id int)", "create table app.secrets (id int)",
+		"create table app.both () inherits (app.open, app.secrets)", "create table app.rows (tenant_id uuid, id int)",
+		"create table app.shown () inherits (app.rows, app.open)", "create table app.kept (tenant_id uuid) inherits (app.secrets)",
+		"create schema tenant_x; create table tenant_x.t (id int); create table app.lost () inherits (tenant_x.t)",
+		"create table tenant_x.stray () inherits (app.t0); grant usage on schema tenant_x to {app}; grant select on tenant_x.stray to {app}")
+	b.Config.Global, b.Config.Private = []string{"app.open"}, []string{"app.secrets", "app.lost"}
+	_, err := policy.Apply(t.Context(), b.admin, b.Config, nil)
+	require.ErrorIs(t, err, policy.ErrProblems)
+	for _, problem := range []string{
+		"table app.both is declared global and private", "table app.shown is declared global and has the tenant column",
+		"table app.lost is a part of a table that the plan does not look at", "table app.t0 has parts that the plan does not look at, which get no policies (tenant_x.stray)",
+	} {
+		require.ErrorContains(t, err, problem)
+	}
+	require.Equal(t, 4, strings.Count(err.Error(), "\n"), "%v", err)
+	b.exec(t, "drop table app.both, app.shown, app.lost, tenant_x.stray", "insert into app.kept values (1)", "delete from app.kept")
+	b.Config.Private = b.Config.Private[:1]
+	b.apply(t)
+	var guarded bool
+	require.NoError(t, b.admin.QueryRow(t.Context(), "select attnotnull from pg_attribute where attrelid = 'app.kept'::regclass and attname = 'tenant_id'").Scan(&guarded))
+	require.True(t, guarded, "its table has no tenant column to get this from")
+}

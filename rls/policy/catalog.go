@@ -26,6 +26,7 @@ type relation struct {
 
 	policies []storedPolicy
 	grants   []grant
+	strays   []string    // partitions and children that the plan does not look at
 	reads    []*relation // of a view: the tables that it reads, itself or through others
 	beyond   bool        // of a view: it reads tables that the plan does not look at, too
 }
@@ -89,6 +90,11 @@ select a.attrelid, case when g.grantee = 0 then '' else pg_get_userbyid(g.grante
  where g.grantee <> c.relowner and (g.grantee = 0 or pg_get_userbyid(g.grantee) = any ($1))
  order by 1, 2, 3, 4`
 
+	childrenSQL = `
+select i.inhparent, c.oid, n.nspname || '.' || c.relname
+  from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p', 'f') order by 1, 3`
+
 	// viewsSQL returns each view and materialized view with each table of whatever kind that it reads, itself or through others.
 	viewsSQL = `
 with recursive reads(view, base) as (
@@ -137,6 +143,17 @@ func readCatalog(ctx context.Context, tx pgx.Tx, c Config) (*catalog, error) {
 			r.grants = append(r.grants, g)
 		}
 	}, grantsSQL, []string{c.App, c.Maintenance}); err != nil {
+		return nil, err
+	}
+	if err := each(ctx, tx, func(c struct {
+		Parent, Child uint32
+		Name          string
+	},
+	) {
+		if parent := cat.byOID[c.Parent]; parent != nil && cat.byOID[c.Child] == nil {
+			parent.strays = append(parent.strays, c.Name)
+		}
+	}, childrenSQL); err != nil {
 		return nil, err
 	}
 	if err := each(ctx, tx, func(v struct{ View, Base uint32 }) {

@@ -28,40 +28,59 @@ func (r *relation) table() bool    { return r.Kind == "r" || r.Kind == "p" }
 
 func supported(typ string) bool { return slices.Contains(tenantTypes, typ) }
 
-// relationsInPlay finds the relations that the plan is about.
+// relationsInPlay finds the relations that the plan is about. What is a part of one of them belongs to it.
 func (p *planner) relationsInPlay() {
 	for _, r := range p.catalog.relations {
-		if len(p.Tables) == 0 || matches(p.Tables, r.name()) {
+		if len(p.Tables) == 0 || matches(p.Tables, r.name()) ||
+			slices.ContainsFunc(p.tops(r), func(top *relation) bool { return matches(p.Tables, top.name()) }) {
 			p.relations = append(p.relations, r)
 		}
 	}
 }
 
-// class decides by the tenant column and by what was declared. A partition is what its table is.
-func (p *planner) class(r *relation) (class, bool) {
-	top := r
-	for len(top.Parents) > 0 && p.byOID[top.Parents[0]] != nil {
-		top = p.byOID[top.Parents[0]]
+// tops are the tables that r is a part of, through partitions and inheritance, and that are a part of none: r itself, if it
+// is none. Its rows are shown through each of them, with the rights and policies of that one.
+func (p *planner) tops(r *relation) (tops []*relation) {
+	for _, oid := range r.Parents {
+		if parent := p.byOID[oid]; parent != nil {
+			tops = append(tops, p.tops(parent)...)
+		}
 	}
-	global, private := matches(p.Global, top.name()), matches(p.Private, r.name()) || matches(p.Private, top.name())
+	if len(tops) == 0 {
+		return []*relation{r}
+	}
+	return tops
+}
+
+// class decides by the tenant column and by what was declared. A part of a table is what that is.
+func (p *planner) class(r *relation) (class, bool) {
+	tops := p.tops(r)
+	one := func(patterns []string) bool {
+		return slices.ContainsFunc(tops, func(top *relation) bool { return matches(patterns, top.name()) })
+	}
+	all := func(patterns []string) bool {
+		return !slices.ContainsFunc(tops, func(top *relation) bool { return !matches(patterns, top.name()) })
+	}
 	switch {
-	case r.HasTenant && global:
+	case slices.ContainsFunc(r.Parents, func(oid uint32) bool { return p.byOID[oid] == nil }):
+		p.problem("%s is a part of a table that the plan does not look at, which shows its rows: do not skip that one's schema, or take the table out of it", r.object())
+	case len(r.strays) > 0:
+		p.problem("%s has parts that the plan does not look at, which get no policies (%s): do not skip their schema, or move them", r.object(), strings.Join(r.strays, ", "))
+	case r.HasTenant && one(p.Global):
 		p.problem("%s is declared global and has the tenant column: take it off the list, or drop the column", r.object())
-		return "", false
 	case r.HasTenant && !supported(r.Type):
 		p.problem("%s: its tenant column is %s: make it one of %s (varchar becomes text without a rewrite)", r.object(), r.Type, strings.Join(tenantTypes, ", "))
-		return "", false
-	case global && private:
+	case one(p.Global) && (matches(p.Private, r.name()) || one(p.Private)):
 		p.problem("%s is declared global and private: leave it on one list", r.object())
-		return "", false
 	case r.HasTenant:
 		return tenantTable, true
-	case global:
+	case all(p.Global):
 		return globalTable, true
-	case private:
+	case matches(p.Private, r.name()) || all(p.Private):
 		return privateOne, true
+	default:
+		p.problem("%s has no column %q: give it one, or declare it global (all tenants read it) or private (none does)", r.object(), p.TenantColumn)
 	}
-	p.problem("%s has no column %q: give it one, or declare it global (all tenants read it) or private (none does)", r.object(), p.TenantColumn)
 	return "", false
 }
 
@@ -141,9 +160,9 @@ func (p *planner) rowSecurity(r *relation) {
 	p.add(c)
 }
 
-// column: partitions and children get both from their table.
+// column: partitions and children get both from their table, if that has the column.
 func (p *planner) column(r *relation) {
-	if len(r.Parents) > 0 {
+	if slices.ContainsFunc(r.Parents, func(oid uint32) bool { parent := p.byOID[oid]; return parent != nil && parent.HasTenant }) {
 		return
 	}
 	alter := "alter table " + r.ident() + " alter column " + ident(p.TenantColumn)

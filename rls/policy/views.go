@@ -8,7 +8,9 @@ const invokerSince = 150000 // the first version with security_invoker
 // and it may read what no tenant may. A view that is declared global shows on purpose what is not of tenants.
 func (p *planner) view(r *relation) {
 	private, global := matches(p.Private, r.name()), matches(p.Global, r.name())
-	guarded := r.beyond || slices.ContainsFunc(r.reads, func(base *relation) bool { return !matches(p.Global, base.name()) })
+	guarded := r.beyond || slices.ContainsFunc(r.reads, func(base *relation) bool {
+		return slices.ContainsFunc(p.tops(base), func(top *relation) bool { return !matches(p.Global, top.name()) })
+	})
 	switch {
 	case private, overRows(r), guarded && !global:
 	case guarded:
