@@ -41,6 +41,8 @@ var faults = []struct{ rule, plant, object string }{
 	{"SPG036", `alter policy shardedpg_tenant on app.t14 using (tenant_id::varchar = (select current_setting('app.current_tenant_id', true)))`, "app.t14/shardedpg_tenant"},
 	{"SPG037", `create table app.noix (tenant_id text not null, x int); alter table app.noix enable row level security; alter table app.noix force row level security`, "app.noix"},
 	{"SPG038", `create index lk on app.t15 (tenant_id, (total::numeric))`, "app.lk"},
+	{"SPG039", `create collation app.loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+ create table app.loose (tenant_id text collate app.loose not null)`, "app.loose"},
 	{"SPG040", `alter table app.t16 add constraint t16_total unique (total)`, "app.t16_total"},
 	{"SPG041", `create unique index on app.t17 (id); alter table app.t18 add constraint bad foreign key (total) references app.t17 (id) on delete cascade`, "app.t18/bad"},
 	{"SPG042", `grant truncate on app.t19 to {app}`, "app.t19"},

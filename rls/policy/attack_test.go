@@ -151,3 +151,20 @@ func TestEachTableThatATableInheritsFromCounts(t *testing.T) {
 	require.NoError(t, b.admin.QueryRow(t.Context(), "select attnotnull from pg_attribute where attrelid = 'app.kept'::regclass and attname = 'tenant_id'").Scan(&guarded))
 	require.True(t, guarded, "its table has no tenant column to get this from")
 }
+
+func TestATenantColumnToWhichTwoTenantsAreOneIsAProblem(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, pgtest.Shared(t, "policy"), policytest.Views(appRole()))
+	b.exec(t, "create collation app.loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+		"create table app.named (tenant_id text collate app.loose, id int)")
+	_, err := policy.Apply(t.Context(), b.admin, b.Config, nil)
+	require.ErrorIs(t, err, policy.ErrProblems)
+	require.ErrorContains(t, err, "table app.named: its tenant column has the collation loose, to which different texts are equal")
+	b.exec(t, `alter table app.named alter tenant_id type text collate "C"`)
+	b.apply(t)
+	_, err = b.as(t, "acme", "insert into app.named values (default, 1)")
+	require.NoError(t, err)
+	got, err := b.as(t, "ACME", "select count(*) from app.named")
+	require.NoError(t, err)
+	require.Equal(t, []string{"0"}, got)
+}

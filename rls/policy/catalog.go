@@ -15,6 +15,7 @@ type relation struct {
 	Parents             []uint32 // what it is a partition or an inheritance child of
 	HasTenant           bool     // it has the tenant column, and the next fields are about that
 	Type                string
+	Loose               string // its collation, if different texts are equal to that
 	NotNull             bool
 	Default             string
 	Computed            bool // an identity or generated column takes no default
@@ -34,7 +35,8 @@ type relation struct {
 const relationsSQL = `
 select c.oid, n.nspname, c.relname, c.relkind::text, pg_get_userbyid(c.relowner), c.relrowsecurity, c.relforcerowsecurity,
        array(select i.inhparent from pg_inherits i where i.inhrelid = c.oid order by i.inhseqno),
-       a.attnum is not null, coalesce(format_type(a.atttypid, a.atttypmod), ''), coalesce(a.attnotnull, false),
+       a.attnum is not null, coalesce(format_type(a.atttypid, a.atttypmod), ''),
+       coalesce((select l.collname from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic), ''), coalesce(a.attnotnull, false),
        coalesce(pg_get_expr(d.adbin, d.adrelid), ''), coalesce(a.attidentity <> '' or a.attgenerated <> '', false),
        coalesce(a.attnum = any (p.partattrs), false),
        coalesce((select option_value from pg_options_to_table(c.reloptions) where option_name = 'security_invoker'), ''),

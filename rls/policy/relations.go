@@ -70,6 +70,8 @@ func (p *planner) class(r *relation) (class, bool) {
 		p.problem("%s is declared global and has the tenant column: take it off the list, or drop the column", r.object())
 	case r.HasTenant && !supported(r.Type):
 		p.problem("%s: its tenant column is %s: make it one of %s (varchar becomes text without a rewrite)", r.object(), r.Type, strings.Join(tenantTypes, ", "))
+	case r.Loose != "":
+		p.problem("%s: its tenant column has the collation %s, to which different texts are equal, and their tenants would be one: give it a deterministic one (alter column … type text collate \"C\")", r.object(), r.Loose)
 	case one(p.Global) && (matches(p.Private, r.name()) || one(p.Private)):
 		p.problem("%s is declared global and private: leave it on one list", r.object())
 	case r.HasTenant:
