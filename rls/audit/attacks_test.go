@@ -49,3 +49,12 @@ func TestEachRuleFindsTheFormsThatAnAttackUsed(t *testing.T) {
 		require.NoError(t, tx.Rollback(t.Context()))
 	}
 }
+
+func TestPoliciesOnIntegersHaveNoFinding(t *testing.T) {
+	t.Parallel()
+	s := generated(t, pgtest.Shared(t, "audit"), policytest.Chatwoot(appRole()))
+	r, err := audit.RunOnly(t.Context(), s.conn, s.audit, "SPG027", "SPG028", "SPG030", "SPG031", "SPG032", "SPG035", "SPG036")
+	require.NoError(t, err)
+	require.Empty(t, r.NotRun)
+	require.Empty(t, found(r))
+}

@@ -168,3 +168,48 @@ func TestATenantColumnToWhichTwoTenantsAreOneIsAProblem(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"0"}, got)
 }
+
+func TestAnIntegerTenantHasOneSpelling(t *testing.T) {
+	t.Parallel()
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		app := appRole()
+		b := newBench(t, s, policytest.Database{
+			Config: policy.Config{App: app, Owner: app + "_owner", Maintenance: app + "_maintenance"},
+			Schema: []string{
+				"create schema app; create table app.big (tenant_id bigint, id int); create table app.small (tenant_id integer, id int)",
+				"create table app.parted (tenant_id bigint, id int) partition by hash (tenant_id)",
+				"create table app.parted_0 partition of app.parted for values with (modulus 2, remainder 0)",
+				"create table app.parted_1 partition of app.parted for values with (modulus 2, remainder 1)",
+			},
+		})
+		b.Config.Indexes = true
+		b.apply(t)
+		require.Empty(t, b.plan(t).Diff())
+		for _, table := range []string{"app.big", "app.small", "app.parted"} {
+			for _, tenant := range []string{"1", "0", "-7"} {
+				_, err := b.as(t, tenant, "insert into "+table+" (id) values (1)")
+				require.NoError(t, err)
+				got, err := b.as(t, tenant, "select tenant_id::text from "+table)
+				require.NoError(t, err)
+				require.Equal(t, []string{tenant}, got)
+			}
+			for _, other := range []string{"01", "+1", " 1", "1 ", "1\n", "\t1", "-0", "00", "0x1", "0_1", "-07", "١"} {
+				got, err := b.as(t, other, "select count(*) from "+table)
+				require.NoError(t, err)
+				require.Equal(t, []string{"0"}, got, "%q is another tenant", other)
+				for _, write := range []string{"insert into " + table + " (id) values (2)", "insert into " + table + " values (1, 2)"} {
+					_, err = b.as(t, other, write)
+					require.Error(t, err, "%q", other)
+				}
+			}
+		}
+		b.exec(t, "insert into app.big select g % 1000, g from generate_series(1, 20000) g", "analyze app.big")
+		got, err := b.as(t, "1", "explain select * from app.big")
+		require.NoError(t, err)
+		require.Contains(t, strings.Join(got, "\n"), "Index Cond: (tenant_id = ")
+		require.Contains(t, strings.Join(got, "\n"), "InitPlan", "the tenant is looked up once")
+		got, err = b.as(t, "1", "explain select * from app.parted")
+		require.NoError(t, err)
+		require.Contains(t, strings.Join(got, "\n"), "Subplans Removed")
+	})
+}
