@@ -213,3 +213,55 @@ func TestAnIntegerTenantHasOneSpelling(t *testing.T) {
 		require.Contains(t, strings.Join(got, "\n"), "Subplans Removed")
 	})
 }
+
+func TestTheAppRoleLeavesRolesThatPassPolicies(t *testing.T) {
+	t.Parallel()
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		b := wide(t, s, "create role {app}_group", "create role {app}_harmless", "grant {app}_harmless to {app}")
+		b.apply(t)
+		b.exec(t, b.fill("grant {maintenance} to {app}_group"), b.fill("grant {app}_group, {owner} to {app}"), b.fill("grant pg_read_all_data to {app}"))
+		drift := b.plan(t).Diff()
+		for _, shown := range []string{
+			"- membership in {app}_group: can become {maintenance}", "- membership in {owner}: can become {owner}",
+			"- membership in pg_read_all_data: can become pg_read_all_data",
+		} {
+			require.Contains(t, drift, b.fill(shown))
+		}
+		b.apply(t)
+		require.Empty(t, b.plan(t).Diff())
+		b.denied(t, "set role {maintenance}", "set role {owner}")
+		_, err := b.as(t, "", b.fill("set role {app}_harmless"))
+		require.NoError(t, err)
+		b.exec(t, b.fill("drop role {app}_group"), b.fill("drop role {app}_harmless"))
+	})
+}
+
+func TestRightsThroughAGroupAreAProblem(t *testing.T) {
+	t.Parallel()
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		b := wide(t, s, "create role {app}_group", "create role {app}_far", "grant {app}_far to {app}_group", "grant {app}_group to {app}",
+			"create table app.secrets (key text)", "grant select on app.t0 to {app}_far", "grant usage on schema app to {app}_far")
+		b.Config.Private = []string{"app.secrets"}
+		b.apply(t)
+		for _, c := range []struct{ plant, attack, shown, undo string }{
+			{"grant truncate on app.t0 to {app}_far", "truncate app.t0", "TRUNCATE on table app.t0", "revoke truncate on app.t0 from {app}_far"},
+			{"grant select (key) on app.secrets to {app}_far", "select key from app.secrets", "SELECT on table app.secrets", "revoke select (key) on app.secrets from {app}_far"},
+			{"grant create on schema app to {app}_far", "create table app.mine ()", "CREATE on schema app", "revoke create on schema app from {app}_far"},
+			{"alter schema app owner to {app}_far", "create table app.more ()", "OWNER on schema app", "alter schema app owner to postgres"},
+			{"alter database {db} owner to {app}_far", "create schema mine", "OWNER on database {db}", "alter database {db} owner to postgres"},
+		} {
+			b.exec(t, b.fill(c.plant))
+			conn := b.connect(t, b.Config.App)
+			tx, err := conn.Begin(t.Context())
+			require.NoError(t, err)
+			_, err = tx.Exec(t.Context(), b.fill(c.attack))
+			require.NoError(t, err, c.attack)
+			require.NoError(t, tx.Rollback(t.Context()))
+			_, err = policy.Apply(t.Context(), b.admin, b.Config, nil)
+			require.ErrorIs(t, err, policy.ErrProblems, c.plant)
+			require.ErrorContains(t, err, b.fill(`the app role has rights through role {app}_far that it may not have itself (`+c.shown+`)`))
+			require.ErrorContains(t, err, b.fill(`revoke "{app}_group" from "{app}", or take these rights from "{app}_far"`))
+			b.exec(t, b.fill(c.undo))
+		}
+	})
+}

@@ -8,15 +8,17 @@ import (
 
 // clusterState is what a plan needs to know besides relations.
 type clusterState struct {
-	roles     map[string]role
-	rights    []right           // of PUBLIC and the three roles, on the database and on schemas
-	database  string            // the owner of the database
-	owners    map[string]string // of schemas, but for the server's own
-	belongs   []string          // what else of this database belongs to the app role, outside skipped schemas
-	defaults  []setting         // stored settings of the app role
-	privilege []defaultRight
-	functions []function
-	languages []string // trusted languages that PUBLIC may use
+	roles       map[string]role
+	rights      []right           // of PUBLIC and the three roles, on the database and on schemas
+	database    string            // the owner of the database
+	owners      map[string]string // of schemas, but for the server's own
+	belongs     []string          // what else of this database belongs to the app role, outside skipped schemas
+	defaults    []setting         // stored settings of the app role
+	privilege   []defaultRight
+	functions   []function
+	groups      []group
+	groupRights []groupRight
+	languages   []string // trusted languages that PUBLIC may use
 }
 
 type role struct {
@@ -102,6 +104,10 @@ func readCluster(ctx context.Context, tx pgx.Tx, c Config) (clusterState, error)
 	s := clusterState{roles: map[string]role{}, owners: map[string]string{}}
 	ours := []string{c.App, c.Owner, c.Maintenance}
 	for _, read := range []func() error{
+		func() (err error) {
+			s.groups, s.groupRights, err = readGroups(ctx, tx, c)
+			return err
+		},
 		func() error { return each(ctx, tx, func(r role) { s.roles[r.Name] = r }, rolesSQL, ours) },
 		func() error { return each(ctx, tx, func(r right) { s.rights = append(s.rights, r) }, rightsSQL, ours) },
 		func() error {

@@ -93,7 +93,7 @@ func read(ctx context.Context, tx pgx.Tx, c Config) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rls: %w", err)
 	}
-	p := &planner{Config: c, catalog: cat, shapes: shapes, plan: &Plan{
+	p := &planner{Config: c, catalog: cat, shapes: shapes, wanted: map[uint32][]string{}, plan: &Plan{
 		Config: c, Database: cat.database, Changes: []Change{}, Problems: []string{}, Advice: []Advice{},
 	}}
 	p.relationsInPlay()
@@ -101,6 +101,7 @@ func read(ctx context.Context, tx pgx.Tx, c Config) (*Plan, error) {
 	for _, r := range p.relations {
 		p.relation(r)
 	}
+	p.groupRights()
 	if c.Lockdown {
 		p.lockdown()
 	}
@@ -119,7 +120,8 @@ type planner struct {
 	Config
 	*catalog
 	shapes    map[string]printed
-	relations []*relation // those that the plan is about
+	relations []*relation         // those that the plan is about
+	wanted    map[uint32][]string // what the app role may do with them
 	plan      *Plan
 }
 

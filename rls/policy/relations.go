@@ -328,5 +328,6 @@ func (p *planner) grantsExactly(r *relation, want map[string][]string) {
 		}
 	}
 	c.Was, c.Want = rightsText(have), rightsText(want)
+	p.wanted[r.OID] = want[p.App]
 	p.add(c)
 }

@@ -18,6 +18,7 @@ func (p *planner) rolesAndRights() {
 	p.appSettings()
 	p.role(p.Owner, "nologin", false)
 	p.role(p.Maintenance, "nologin bypassrls", true)
+	p.memberships()
 	p.databaseRights()
 	holding := p.holding()
 	for _, schema := range p.schemas() {
