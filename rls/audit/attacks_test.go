@@ -18,6 +18,10 @@ var attacks = []struct{ rule, plant, object, detail string }{
 		"SPG081", `drop table shardedpg.rls_records; create view shardedpg.rls_records as select 1; alter view shardedpg.rls_records owner to {app}`,
 		"shardedpg.rls_records", "owned by reachable role {app}",
 	},
+	{"SPG010", `alter role {app} in database {db} set search_path = app, my_pg_temp`, "{app}", "search_path=app, my_pg_temp"},
+	{"SPG010", `alter role {app} in database {db} set search_path = pg_temp, app, pg_temp`, "{app}", "search_path=pg_temp, app, pg_temp"},
+	{"SPG010", `alter role {app} in database {db} set search_path = 'app, pg_temp'`, "{app}", `search_path="app, pg_temp"`},
+	{"SPG010", `alter role {app} set search_path = app, pg_temp; alter role {app} in database {db} set search_path = app`, "{app}", "search_path=app"},
 	{"SPG071", `create schema f authorization {app}; revoke create on schema f from {app}`, "f", "owned by {app}, which {app} is or can become"},
 	{
 		"SPG071", `alter database {db} owner to {app}; alter schema public owner to pg_database_owner; revoke create on schema public from pg_database_owner`,

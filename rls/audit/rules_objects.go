@@ -52,8 +52,8 @@ var objectsRules = []Rule{
 		Fix:   "alter function {object} set search_path = …, pg_temp",
 		query: `select n.nspname||'.'||p.proname as object, c as detail
  from pg_proc p join pg_namespace n on n.oid = p.pronamespace, unnest(p.proconfig) c
- where p.prosecdef and n.nspname not in ('pg_catalog','information_schema') and c like 'search_path=%' and c !~ 'pg_temp"?\s*$'
-  and c not in ('search_path=','search_path=""')`,
+ where p.prosecdef and n.nspname not in ('pg_catalog','information_schema') and c like 'search_path=%'
+  and ` + tempNotLast("c") + ` and c not in ('search_path=','search_path=""')`,
 	},
 	{
 		ID: "SPG055", Severity: High, Level: Standard,

@@ -1,8 +1,11 @@
 package policy_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -264,4 +267,71 @@ func TestRightsThroughAGroupAreAProblem(t *testing.T) {
 			b.exec(t, b.fill(c.undo))
 		}
 	})
+}
+
+func TestARolledBackTableIsTheOneThatWasApplied(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"))
+	b.apply(t)
+	b.exec(t, "alter table app.t0 rename to archive", "create table app.t0 (tenant_id uuid not null, id bigint)")
+	b.exec(t, "alter table app.t0 enable row level security", "create policy shardedpg_guard on app.t0 using (false)")
+	result, err := policy.Rollback(t.Context(), b.admin, nil)
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(result.Left, "\n"), "table app.t0: row security: another one has its name now")
+	var guarded bool
+	require.NoError(t, b.admin.QueryRow(t.Context(), "select relrowsecurity from pg_class where oid = 'app.t0'::regclass").Scan(&guarded))
+	require.True(t, guarded, "nobody applied anything to this one")
+}
+
+func TestTheAppRoleCannotKeepAnApplyWaiting(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"))
+	conn := b.connect(t, b.Config.App)
+	_, err := conn.Exec(t.Context(), "select pg_advisory_lock(hashtextextended('sharded-pg rls', 0))")
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, err = policy.Apply(ctx, b.admin, b.Config, &policy.ApplyOptions{LockTimeout: time.Millisecond})
+	require.ErrorContains(t, err, "55P03")
+	require.ErrorContains(t, err, "others hold it for longer than the lock timeout")
+	_, err = conn.Exec(t.Context(), "select pg_advisory_unlock_all()")
+	require.NoError(t, err)
+	b.apply(t)
+}
+
+func TestNamesDoNotEndCommentsOrQuotes(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"))
+	for i, end := range []string{"\n", "\r"} {
+		b.exec(t, fmt.Sprintf(`create table app."x%screate table app.made_%d(); --" (tenant_id uuid, other int unique)`, end, i))
+	}
+	b.exec(t, b.plan(t).Script())
+	var made int
+	require.NoError(t, b.admin.QueryRow(t.Context(), "select count(*) from pg_class where relname like 'made%'").Scan(&made))
+	require.Zero(t, made)
+
+	b = newBench(t, pgtest.Shared(t, "policy"), policytest.Wide(appRole()+"$do$ 'x'", 1))
+	b.apply(t)
+	require.Empty(t, b.plan(t).Diff())
+}
+
+func TestASearchPathEndsWithPgTempAndNamesItOnce(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"))
+	for path, want := range map[string]string{
+		"app, my_pg_temp":       "app, my_pg_temp, pg_temp",
+		"pg_temp, app, pg_temp": "app, pg_temp",
+		"'app, pg_temp'":        `"app, pg_temp", pg_temp`,
+		`"a,b", pg_temp`:        `"a,b", pg_temp`,
+		"pg_temp":               `app, pg_temp`,
+		`"""pg_temp"""`:         `"""pg_temp""", pg_temp`,
+	} {
+		b.exec(t, b.fill("alter role {app} in database {db} set search_path = "+path))
+		b.apply(t)
+		require.Empty(t, b.plan(t).Diff())
+		var stored string
+		require.NoError(t, b.admin.QueryRow(t.Context(), `select substr(c, 13) from pg_db_role_setting s, unnest(s.setconfig) c
+ where setrole = $1::regrole and c like 'search_path=%'`, b.Config.App).Scan(&stored))
+		require.Equal(t, want, stored)
+	}
 }

@@ -19,6 +19,7 @@ type Change struct {
 	Undo     []string `json:"undo,omitempty"` // empty: a rollback leaves it as it is
 
 	Relation string `json:"relation,omitempty"` // the relation that Undo needs, if any
+	OID      uint32 `json:"oid,omitempty"`      // of Relation: one that is made again has another
 }
 
 // Advice is what the generator does not do by itself, with the SQL for it.
@@ -138,7 +139,7 @@ func (p *planner) advise(object, finding, sql string) {
 // Script is the whole plan as a script for psql. It may be run again, and on a database that already has part of it.
 func (p *Plan) Script() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "-- Keeps the tenants of database %s apart: %d tables with column %s, role %s.\n", p.Database, p.Tables, p.Config.TenantColumn, p.Config.App)
+	fmt.Fprintf(&b, "-- Keeps the tenants of database %s apart: %d tables with column %s, role %s.\n", line(p.Database), p.Tables, line(p.Config.TenantColumn), line(p.Config.App))
 	for _, problem := range p.Problems {
 		fmt.Fprintf(&b, "-- PROBLEM: %s\n", line(problem))
 	}
@@ -159,10 +160,8 @@ func (p *Plan) Script() string {
 	}
 	for _, a := range p.Advice {
 		fmt.Fprintf(&b, "-- %s: %s\n", line(a.Object), line(a.Finding))
-		for _, text := range strings.Split(a.SQL, "\n") {
-			if text != "" {
-				b.WriteString("--   " + text + "\n")
-			}
+		for _, text := range strings.FieldsFunc(a.SQL, func(r rune) bool { return r == '\n' || r == '\r' }) { // both end a comment
+			b.WriteString("--   " + text + "\n")
 		}
 	}
 	return b.String()

@@ -113,7 +113,7 @@ func Newest(ctx context.Context, conn *pgx.Conn) (*Result, error) {
 		c := last.Changes[i]
 		if len(c.Undo) > 0 {
 			result.Changes = append(result.Changes, Change{
-				Object: c.Object, Property: c.Property, Was: c.Want, Want: c.Was, Do: c.Undo, Undo: c.Do, Relation: c.Relation,
+				Object: c.Object, Property: c.Property, Was: c.Want, Want: c.Was, Do: c.Undo, Undo: c.Do, Relation: c.Relation, OID: c.OID,
 			})
 		}
 	}

@@ -132,7 +132,7 @@ func (p *planner) relation(r *relation) {
 func (p *planner) owner(r *relation, want string) {
 	alter := fmt.Sprintf("alter %s if exists %s owner to ", kinds[r.Kind], r.ident())
 	p.add(Change{
-		Object: r.object(), Property: "owner", Was: r.Owner, Want: want, Relation: r.ident(),
+		Object: r.object(), Property: "owner", Was: r.Owner, Want: want, Relation: r.ident(), OID: r.OID,
 		Do: []string{alter + ident(want)}, Undo: []string{alter + ident(r.Owner)},
 	})
 }
@@ -150,7 +150,7 @@ func (p *planner) rowSecurity(r *relation) {
 		return text
 	}
 	c := Change{
-		Object: r.object(), Property: "row security", Was: state(r.RowSecurity, r.Forced), Want: state(true, true), Relation: r.ident(),
+		Object: r.object(), Property: "row security", Was: state(r.RowSecurity, r.Forced), Want: state(true, true), Relation: r.ident(), OID: r.OID,
 		Do: []string{on + " enable row level security", on + " force row level security"},
 	}
 	if !r.RowSecurity {
@@ -170,12 +170,12 @@ func (p *planner) column(r *relation) {
 	alter := "alter table " + r.ident() + " alter column " + ident(p.TenantColumn)
 	null := map[bool]string{true: "not null", false: "null"}
 	p.add(Change{
-		Object: r.object(), Property: "column " + p.TenantColumn, Was: null[r.NotNull], Want: "not null", Relation: r.ident(),
+		Object: r.object(), Property: "column " + p.TenantColumn, Was: null[r.NotNull], Want: "not null", Relation: r.ident(), OID: r.OID,
 		Do: []string{alter + " set not null"}, Undo: []string{alter + " drop not null"},
 	})
 	if !r.Computed {
 		c := Change{
-			Object: r.object(), Property: "default of " + p.TenantColumn, Was: r.Default, Want: p.shapes[r.Type].value, Relation: r.ident(),
+			Object: r.object(), Property: "default of " + p.TenantColumn, Was: r.Default, Want: p.shapes[r.Type].value, Relation: r.ident(), OID: r.OID,
 			Do: []string{alter + " set default " + value(p.GUC, r.Type)}, Undo: []string{alter + " drop default"},
 		}
 		if r.Default != "" {
@@ -187,7 +187,7 @@ func (p *planner) column(r *relation) {
 	case r.Indexed:
 	case p.Indexes:
 		p.add(Change{
-			Object: r.object(), Property: "index", Want: "on " + p.TenantColumn, Relation: r.ident(),
+			Object: r.object(), Property: "index", Want: "on " + p.TenantColumn, Relation: r.ident(), OID: r.OID,
 			Do:   []string{"create index if not exists " + p.indexName(r) + " on " + r.ident() + " (" + ident(p.TenantColumn) + ")"},
 			Undo: []string{"drop index if exists " + ident(r.Schema) + "." + p.indexName(r)},
 		})
@@ -226,7 +226,7 @@ func (p *planner) policies(r *relation) {
 		asked := want
 		asked.Using, asked.Check = text, text
 		c := Change{
-			Object: r.object(), Property: "policy " + want.Name, Want: want.text(), Relation: r.ident(),
+			Object: r.object(), Property: "policy " + want.Name, Want: want.text(), Relation: r.ident(), OID: r.OID,
 			Do: []string{drop, asked.create(r)}, Undo: []string{drop},
 		}
 		if i := slices.IndexFunc(r.policies, func(s storedPolicy) bool { return s.Name == want.Name }); i >= 0 {
@@ -242,7 +242,7 @@ func (p *planner) policies(r *relation) {
 		drop := "drop policy if exists " + ident(other.Name) + " on " + r.ident()
 		if p.DropPolicies {
 			p.add(Change{
-				Object: r.object(), Property: "policy " + other.Name, Was: other.text(), Relation: r.ident(),
+				Object: r.object(), Property: "policy " + other.Name, Was: other.text(), Relation: r.ident(), OID: r.OID,
 				Do: []string{drop}, Undo: []string{drop, other.create(r)},
 			})
 		} else {
@@ -307,7 +307,7 @@ func (p *planner) grantsExactly(r *relation, want map[string][]string) {
 	}
 	have := map[string][]string{}
 	revoke := "revoke all on " + on + " from public, " + ident(p.App) + ", " + ident(p.Maintenance)
-	c := Change{Object: r.object(), Property: "rights", Relation: r.ident(), Do: []string{revoke}, Undo: []string{revoke}}
+	c := Change{Object: r.object(), Property: "rights", Relation: r.ident(), OID: r.OID, Do: []string{revoke}, Undo: []string{revoke}}
 	for _, g := range r.grants {
 		text, statement := g.Privilege, "grant "+g.Privilege
 		if g.Column != "" {

@@ -39,7 +39,7 @@ func (p *planner) rolesAndRights() {
 // that is there already is the operator's choice. A rollback leaves roles alone: they belong to all databases of the server.
 func (p *planner) role(name, attributes string, bypass bool) {
 	c := Change{Object: "role " + name, Property: "attributes", Want: attributes, Do: []string{
-		fmt.Sprintf("do $do$ begin create role %s %s; exception when duplicate_object then null; end $do$", ident(name), attributes),
+		"do " + literal(fmt.Sprintf("begin create role %s %s; exception when duplicate_object then null; end", ident(name), attributes)),
 	}}
 	have, exists := p.cluster.roles[name]
 	if !exists {
@@ -115,22 +115,42 @@ func (p *planner) appSettings() {
 	// A temporary table of the same name must not be found in front of the real one.
 	path, _, _ := stored("search_path")
 	var parts []string
-	for _, part := range strings.Split(path, ",") {
-		if part = strings.TrimSpace(part); part != "" && strings.Trim(part, `"`) != "pg_temp" {
+	found := pathParts(path)
+	for _, part := range found {
+		if !isTemp(part) {
 			parts = append(parts, part)
 		}
+	}
+	if n := len(parts); n > 0 && len(found) == n+1 && isTemp(found[n]) {
+		set("search_path", path)
+		return
 	}
 	if len(parts) == 0 {
 		for _, schema := range p.holding() {
 			parts = append(parts, ident(schema))
 		}
 	}
-	if want := strings.Join(append(parts, "pg_temp"), ", "); !strings.HasSuffix(strings.ReplaceAll(path, `"`, ""), "pg_temp") {
-		set("search_path", want)
-	} else {
-		set("search_path", path)
-	}
+	set("search_path", strings.Join(append(parts, "pg_temp"), ", "))
 }
+
+// pathParts splits a search_path. Quoted names may hold commas.
+func pathParts(path string) (parts []string) {
+	quoted, from := false, 0
+	for i, r := range path + "," {
+		switch {
+		case r == '"':
+			quoted = !quoted
+		case r == ',' && !quoted:
+			if part := strings.TrimSpace(path[from:i]); part != "" {
+				parts = append(parts, part)
+			}
+			from = i + 1
+		}
+	}
+	return parts
+}
+
+func isTemp(part string) bool { return part == "pg_temp" || part == `"pg_temp"` }
 
 // holding returns the schemas of the relations, in order.
 func (p *planner) holding() []string {

@@ -47,7 +47,7 @@ func (p *planner) view(r *relation) {
 			undo = "alter view " + r.ident() + " set (security_invoker = " + r.Invoker + ")"
 		}
 		p.add(Change{
-			Object: r.object(), Property: "security_invoker", Was: was, Want: "on", Relation: r.ident(),
+			Object: r.object(), Property: "security_invoker", Was: was, Want: "on", Relation: r.ident(), OID: r.OID,
 			Do: []string{"alter view " + r.ident() + " set (security_invoker = on)"}, Undo: []string{undo},
 		})
 	}
