@@ -335,3 +335,45 @@ func TestASearchPathEndsWithPgTempAndNamesItOnce(t *testing.T) {
 		require.Equal(t, want, stored)
 	}
 }
+
+func TestARuleIsAProblem(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"), "create table app.countries (code text)", "alter table app.t0 owner to {app}", "grant usage on schema app to {app}",
+		"grant select, insert on app.countries to {app}")
+	b.Config.Global = []string{"app.countries"}
+	_, err := b.as(t, "", "create rule planted as on insert to app.t0 do also insert into app.countries values ('planted')")
+	require.NoError(t, err)
+	_, err = policy.Apply(t.Context(), b.admin, b.Config, nil)
+	require.ErrorIs(t, err, policy.ErrProblems)
+	require.ErrorContains(t, err, "table app.t0 has rules, whose actions run with the rights of its owner for every tenant (planted)")
+	b.exec(t, "drop rule planted on app.t0")
+	b.apply(t)
+}
+
+func TestATableOfTenantsInAnExtensionGetsPolicies(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"), "create table app.kept (id int)", "alter extension plpgsql add table app.t1", "alter extension plpgsql add table app.kept",
+		"grant usage on schema app to {app}", "grant truncate on app.t1 to {app}")
+	b.closes(t, "truncate app.t1")
+	b.apply(t)
+	_, err := b.as(t, tenantA, "insert into app.t1 (id) values (1)")
+	require.NoError(t, err)
+	got, err := b.as(t, tenantB, "select count(*) from app.t1")
+	require.NoError(t, err)
+	require.Equal(t, []string{"0"}, got)
+}
+
+func TestAdvisedForeignKeysDoWhatTheOldOnesDid(t *testing.T) {
+	t.Parallel()
+	b := wide(t, pgtest.Shared(t, "policy"), "create table app.parents (tenant_id uuid, id int unique)",
+		"create table app.children (tenant_id uuid, parent int references app.parents (id) match full on update cascade on delete set null deferrable initially deferred)")
+	for _, a := range b.plan(t).Advice {
+		if strings.Contains(a.Finding, "children_parent_fkey") {
+			b.exec(t, strings.Split(strings.TrimSuffix(a.SQL, ";"), ";\n")...)
+		}
+	}
+	var now string
+	require.NoError(t, b.admin.QueryRow(t.Context(), "select pg_get_constraintdef(oid) from pg_constraint where conname = 'children_parent_fkey'").Scan(&now))
+	require.Equal(t, "FOREIGN KEY (tenant_id, parent) REFERENCES app.parents(tenant_id, id) ON UPDATE CASCADE ON DELETE SET NULL (parent)"+
+		" DEFERRABLE INITIALLY DEFERRED", now)
+}

@@ -27,6 +27,7 @@ type relation struct {
 
 	policies []storedPolicy
 	grants   []grant
+	rules    []string
 	strays   []string    // partitions and children that the plan does not look at
 	reads    []*relation // of a view: the tables that it reads, itself or through others
 	beyond   bool        // of a view: it reads tables that the plan does not look at, too
@@ -52,7 +53,7 @@ select c.oid, n.nspname, c.relname, c.relkind::text, pg_get_userbyid(c.relowner)
   left join pg_partitioned_table p on p.partrelid = c.oid
  where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and c.relpersistence <> 't'
    and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $2)
-   and not exists (select from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
+   and (a.attnum is not null or not exists (select from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = c.oid and e.deptype = 'e'))
  order by n.nspname, c.relname`
 
 // storedPolicy is a policy as the server prints it.
@@ -91,6 +92,8 @@ select a.attrelid, case when g.grantee = 0 then '' else pg_get_userbyid(g.grante
   from pg_attribute a join pg_class c on c.oid = a.attrelid, aclexplode(a.attacl) g
  where g.grantee <> c.relowner and (g.grantee = 0 or pg_get_userbyid(g.grantee) = any ($1))
  order by 1, 2, 3, 4`
+
+	rulesSQL = `select ev_class, rulename from pg_rewrite where rulename <> '_RETURN' order by 1, 2`
 
 	childrenSQL = `
 select i.inhparent, c.oid, n.nspname || '.' || c.relname
@@ -145,6 +148,17 @@ func readCatalog(ctx context.Context, tx pgx.Tx, c Config) (*catalog, error) {
 			r.grants = append(r.grants, g)
 		}
 	}, grantsSQL, []string{c.App, c.Maintenance}); err != nil {
+		return nil, err
+	}
+	if err := each(ctx, tx, func(l struct {
+		Relation uint32
+		Name     string
+	},
+	) {
+		if r := cat.byOID[l.Relation]; r != nil {
+			r.rules = append(r.rules, l.Name)
+		}
+	}, rulesSQL); err != nil {
 		return nil, err
 	}
 	if err := each(ctx, tx, func(c struct {

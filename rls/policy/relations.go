@@ -327,6 +327,9 @@ func (p *planner) grantsExactly(r *relation, want map[string][]string) {
 			c.Do = append(c.Do, "grant "+strings.Join(want[g], ", ")+" on "+on+" to "+granteeIdent(g))
 		}
 	}
+	if len(want[p.App]) > 0 && len(r.rules) > 0 {
+		p.problem("%s has rules, whose actions run with the rights of its owner for every tenant (%s): drop them, and use triggers", r.object(), strings.Join(r.rules, ", "))
+	}
 	c.Was, c.Want = rightsText(have), rightsText(want)
 	p.wanted[r.OID] = want[p.App]
 	p.add(c)
