@@ -87,6 +87,9 @@ func TestCodeThatTheAppRolePutWhereTheRecordsGoIsNotRun(t *testing.T) {
 			"an index": {[]string{
 				ours, "create index on shardedpg.rls_records (shardedpg.pure(config))",
 			}, "table", "other columns, defaults"},
+			"statistics of an expression": {[]string{
+				ours, "create statistics shardedpg.s on (shardedpg.pure(config)), note from shardedpg.rls_records",
+			}, "table", "other columns, defaults"},
 			"a child": {[]string{
 				ours, "create table public.child () inherits (shardedpg.rls_records)",
 				`insert into public.child (id, action, note, config, changes) values (7, 'apply', '', '{}', '[{"undo": ["select shardedpg.run(1)"]}]')`,

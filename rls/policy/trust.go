@@ -49,8 +49,8 @@ array(
       or exists (select from pg_trigger where tgrelid = t.oid and not tgisinternal)
       or relkind = 'r' and exists (select from pg_rewrite where ev_class = t.oid)
   union all
-  select 'rls_records has other columns, defaults, constraints or indexes than ours' from t
-   where relkind = 'r' and (exists (select from pg_index i where i.indrelid = t.oid
+  select 'rls_records has other columns, defaults, constraints, indexes or statistics than ours' from t
+   where relkind = 'r' and (exists (select from pg_statistic_ext s where s.stxrelid = t.oid) or exists (select from pg_index i where i.indrelid = t.oid
                                        and not exists (select from pg_constraint c where c.conindid = i.indexrelid and c.conrelid = t.oid))
       or $3 is distinct from concat_ws(E'\n',
            (select string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), nullif(a.attidentity::text, ''), nullif(a.attgenerated::text, ''),
