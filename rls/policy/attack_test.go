@@ -80,15 +80,18 @@ func TestASchemaOfFunctionsIsTakenFromTheAppRole(t *testing.T) {
 	})
 }
 
-func TestAFunctionOfTheAppRoleIsAProblem(t *testing.T) {
+func TestTheAppRoleOwnsNothing(t *testing.T) {
 	t.Parallel()
-	b := wide(t, pgtest.Shared(t, "policy"), "create function app.stamp() returns trigger language plpgsql as 'begin return new; end'",
-		"alter function app.stamp() owner to {app}")
-	_, err := policy.Apply(t.Context(), b.admin, b.Config, nil)
-	require.ErrorIs(t, err, policy.ErrProblems)
-	require.ErrorContains(t, err, b.fill("function app.stamp() belongs to the app role, which may own nothing: give it to {owner}, or drop it"))
-	b.exec(t, "alter function app.stamp() owner to postgres")
-	b.apply(t)
+	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
+		b := wide(t, s, "create function app.stamp() returns trigger language plpgsql as 'begin return new; end'", "alter function app.stamp() owner to {app}",
+			`create type app."Mood 1" as enum ('a'); create domain app.size as int; create type app.pair as (a int); create type app.span as range (subtype = int)`,
+			`alter type app."Mood 1" owner to {app}; alter domain app.size owner to {app}; alter type app.pair owner to {app}; alter type app.span owner to {app}`)
+		_, err := policy.Apply(t.Context(), b.admin, b.Config, nil)
+		require.ErrorIs(t, err, policy.ErrProblems)
+		require.ErrorContains(t, err, b.fill(`this belongs to it: function app.stamp(). Look at what it does, and give it to {owner} (reassign owned by "{app}" to "{owner}"), or drop it`))
+		b.exec(t, "alter function app.stamp() owner to postgres")
+		b.closes(t, `alter type app."Mood 1" add value 'b'`, "alter domain app.size set default 1", "alter type app.pair add attribute b int", "drop type app.span")
+	})
 }
 
 func TestTheDatabaseIsTakenFromTheAppRole(t *testing.T) {

@@ -12,7 +12,7 @@ type clusterState struct {
 	rights      []right           // of PUBLIC and the three roles, on the database and on schemas
 	database    string            // the owner of the database
 	owners      map[string]string // of schemas, but for the server's own
-	belongs     []string          // what else of this database belongs to the app role, outside skipped schemas
+	belongings  []belonging       // what else of this database belongs to the app role, outside skipped schemas
 	defaults    []setting         // stored settings of the app role
 	privilege   []defaultRight
 	functions   []function
@@ -28,6 +28,9 @@ type role struct {
 
 // right is a privilege on the database (Schema is "") or on a schema.
 type right struct{ Schema, Grantee, Privilege string }
+
+// belonging is an object that is no relation. Identity is quoted.
+type belonging struct{ Schema, Type, Identity string }
 
 // setting is a stored setting, for all databases or for this one.
 type setting struct {
@@ -60,14 +63,16 @@ select nspname, pg_get_userbyid(nspowner) from pg_namespace where nspname !~ '^p
 union all
 select '', pg_get_userbyid(datdba) from pg_database where datname = current_database()`
 
-	// belongsSQL leaves out what has a change of its own, and large objects, which tenants make.
-	belongsSQL = `
-select coalesce(i.schema, ''), i.type || ' ' || i.identity
+	// belongingsSQL leaves out what has a change of its own, large objects, which tenants make, and types that follow another.
+	belongingsSQL = `
+select coalesce(i.schema, ''), i.type, i.identity
   from pg_shdepend d join pg_roles r on r.oid = d.refobjid, pg_identify_object(d.classid, d.objid, d.objsubid) i
  where d.deptype = 'o' and d.refclassid = 'pg_authid'::regclass and r.rolname = $1
    and d.dbid = (select oid from pg_database where datname = current_database())
-   and d.classid not in ('pg_class'::regclass, 'pg_namespace'::regclass, 'pg_largeobject'::regclass) and coalesce(i.schema, '') !~ '^pg_'
- order by 1, 2`
+   and d.classid not in ('pg_namespace'::regclass, 'pg_largeobject'::regclass) and coalesce(i.schema, '') !~ '^pg_'
+   and (d.classid <> 'pg_class'::regclass or i.type = 'composite type')
+   and not exists (select from pg_type t where d.classid = 'pg_type'::regclass and t.oid = d.objid and t.typtype = 'm')
+ order by 1, 2, 3`
 
 	settingsSQL = `
 select s.setdatabase <> 0, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
@@ -120,11 +125,11 @@ func readCluster(ctx context.Context, tx pgx.Tx, c Config) (clusterState, error)
 			}, ownersSQL)
 		},
 		func() error {
-			return each(ctx, tx, func(o struct{ Schema, Name string }) {
+			return each(ctx, tx, func(o belonging) {
 				if !matches(c.SkipSchemas, o.Schema) && o.Schema != RecordSchema {
-					s.belongs = append(s.belongs, o.Name)
+					s.belongings = append(s.belongings, o)
 				}
-			}, belongsSQL, c.App)
+			}, belongingsSQL, c.App)
 		},
 		func() error {
 			return each(ctx, tx, func(d setting) { s.defaults = append(s.defaults, d) }, settingsSQL, c.App)

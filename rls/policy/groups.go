@@ -2,9 +2,7 @@ package policy
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -101,11 +99,7 @@ func (p *planner) groupRights() {
 		if g.Strong || len(rights) == 0 || slices.ContainsFunc(p.cluster.groups, func(o group) bool { return o.Via == g.Via && o.Strong }) {
 			continue
 		}
-		more := ""
-		if n := len(rights) - 3; n > 0 {
-			rights, more = rights[:3], fmt.Sprintf(" and %d more", n)
-		}
-		p.problem("the app role has rights through role %s that it may not have itself (%s%s): revoke %s from %s, or take these rights from %s",
-			g.Name, strings.Join(rights, ", "), more, ident(g.Via), ident(p.App), ident(g.Name))
+		p.problem("the app role has rights through role %s that it may not have itself (%s): revoke %s from %s, or take these rights from %s",
+			g.Name, few(rights), ident(g.Via), ident(p.App), ident(g.Name))
 	}
 }

@@ -30,9 +30,37 @@ func (p *planner) rolesAndRights() {
 		}
 	}
 	p.defaultRights(holding, p.schemas())
-	for _, object := range p.cluster.belongs {
-		p.problem("%s belongs to the app role, which may own nothing: give it to %s, or drop it", object, p.Owner)
+	p.belongings()
+}
+
+// belongings takes types from the app role. What runs somewhere is a problem: with another owner it would still do what the
+// app role has written into it, and for more roles.
+func (p *planner) belongings() {
+	var left []string
+	for _, o := range p.cluster.belongings {
+		if o.Type == "type" || o.Type == "composite type" {
+			alter := "alter type " + o.Identity + " owner to "
+			p.add(Change{
+				Object: "type " + o.Identity, Property: "owner", Was: p.App, Want: p.Owner,
+				Do: []string{alter + ident(p.Owner)}, Undo: []string{"do " + literal("begin "+alter+ident(p.App)+"; exception when undefined_object then null; end")},
+			})
+		} else {
+			left = append(left, o.Type+" "+o.Identity)
+		}
 	}
+	if len(left) > 0 {
+		p.problem("the app role may own nothing, and this belongs to it: %s. Look at what it does, and give it to %s (reassign owned by %s to %s), or drop it",
+			few(left), p.Owner, ident(p.App), ident(p.Owner))
+	}
+}
+
+// few is a list that nobody minds reading.
+func few(all []string) string {
+	const enough = 5
+	if more := len(all) - enough; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:enough], ", "), more)
+	}
+	return strings.Join(all, ", ")
 }
 
 // role makes a role, and takes attributes away that step around policies or roles. Whether somebody may log in as a role
