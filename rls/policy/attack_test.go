@@ -225,20 +225,22 @@ func TestTheAppRoleLeavesRolesThatPassPolicies(t *testing.T) {
 	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
 		b := wide(t, s, "create role {app}_group", "create role {app}_harmless", "grant {app}_harmless to {app}")
 		b.apply(t)
-		b.exec(t, b.fill("grant {maintenance} to {app}_group"), b.fill("grant {app}_group, {owner} to {app}"), b.fill("grant pg_read_all_data to {app}"))
+		b.exec(t, b.fill("grant {maintenance} to {app}_group"), b.fill("grant {app}_group, {owner} to {app}"), b.fill("grant pg_read_all_data, pg_execute_server_program to {app}"),
+			b.fill("create role {app}_maker createrole"), b.fill("grant {app}_maker to {app}"))
 		drift := b.plan(t).Diff()
 		for _, shown := range []string{
 			"- membership in {app}_group: can become {maintenance}", "- membership in {owner}: can become {owner}",
-			"- membership in pg_read_all_data: can become pg_read_all_data",
+			"- membership in pg_read_all_data: can become pg_read_all_data", "- membership in pg_execute_server_program: can become pg_execute_server_program",
+			"- membership in {app}_maker: can become {app}_maker",
 		} {
 			require.Contains(t, drift, b.fill(shown))
 		}
 		b.apply(t)
 		require.Empty(t, b.plan(t).Diff())
-		b.denied(t, "set role {maintenance}", "set role {owner}")
+		b.denied(t, "set role {maintenance}", "set role {owner}", "set role {app}_maker", "copy (select 1) to program 'true'")
 		_, err := b.as(t, "", b.fill("set role {app}_harmless"))
 		require.NoError(t, err)
-		b.exec(t, b.fill("drop role {app}_group"), b.fill("drop role {app}_harmless"))
+		b.exec(t, b.fill("drop role {app}_group"), b.fill("drop role {app}_harmless"), b.fill("drop role {app}_maker"))
 	})
 }
 

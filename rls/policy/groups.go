@@ -12,7 +12,7 @@ import (
 type group struct {
 	Name   string
 	Via    string // the role that the app role is a member of itself: Name, or a member of that
-	Strong bool   // no policy applies to it
+	Strong bool   // no policy applies to it, or it can get there
 }
 
 // groupRight is what a group may do. An owner's is "OWNER".
@@ -28,7 +28,8 @@ const (
 with recursive reach(oid, via) as (
   select m.roleid, m.roleid from pg_auth_members m join pg_roles a on a.oid = m.member where a.rolname = $1
   union select m.roleid, r.via from pg_auth_members m join reach r on m.member = r.oid)
-select g.rolname, v.rolname, g.rolsuper or g.rolbypassrls or g.rolname in ('pg_read_all_data', 'pg_write_all_data')
+select g.rolname, v.rolname, g.rolsuper or g.rolbypassrls or g.rolcreaterole or g.rolreplication
+       or g.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program')
   from reach r join pg_roles g on g.oid = r.oid join pg_roles v on v.oid = r.via order by 2, 1`
 
 	groupRightsSQL = `
