@@ -85,8 +85,8 @@ func lookAtRecords(ctx context.Context, tx pgx.Tx, app string) (whereRecords, er
 	if err != nil && (readable || !errors.Is(err, ErrForeignRecords)) || err == nil && !where.Table {
 		return where, err
 	}
-	// Records of another role that this one may not read are no attack: the server refuses the lock. It waits for nobody
-	// but the trusted, and does not follow a view. Whatever took the place of the table meanwhile is found below.
+	// Records of another role that this one may not read are no attack: the server refuses the lock. Only the trusted can
+	// make it wait. Whatever took the place of the table meanwhile is found below.
 	if _, err := tx.Exec(ctx, "lock table only "+RecordSchema+".rls_records in access share mode"); err != nil {
 		return where, err
 	}
