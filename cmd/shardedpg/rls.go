@@ -192,6 +192,11 @@ func (d *declared) config(ctx context.Context, conn *pgx.Conn, t target) (policy
 	if err != nil && !(errors.As(err, &answer) && answer.Code == "42501") { // a login that may not read it has nothing to go by
 		return c, err
 	}
+	return d.over(c, t)
+}
+
+// over is what is given now, where it is given, and c.
+func (d *declared) over(c policy.Config, t target) (policy.Config, error) {
 	c.DropPolicies, c.Indexes = false, false // asked for each time
 	or := func(to *string, values ...string) {
 		for _, value := range values {

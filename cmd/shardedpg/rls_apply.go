@@ -16,7 +16,7 @@ import (
 type generated struct {
 	declared
 	Private      []pattern `placeholder:"PATTERN" help:"Tables and views that tenants may not touch."`
-	Table        []pattern `placeholder:"PATTERN" help:"Look at nothing but these."`
+	Table        []pattern `placeholder:"PATTERN" help:"Look at no relations but these; at schemas and roles all the same."`
 	SkipSchema   []pattern `placeholder:"PATTERN" help:"Schemas to leave alone. Default sharded_pg and tenant_*."`
 	KeepTemp     *bool     `negatable:"" help:"Leave the right to make temporary tables alone."`
 	Lockdown     *bool     `negatable:"" help:"Take built-in functions from PUBLIC that reach across tenants. Needs a superuser."`

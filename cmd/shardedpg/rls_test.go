@@ -232,6 +232,20 @@ func TestOneDatabaseNeedsNoRegistry(t *testing.T) {
 	require.NotContains(t, r.out+r.notes, "secret")
 }
 
+func TestRecordsOfTheAppRoleStopAllButTheAudit(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.admin(t, "eu1", `create schema shardedpg authorization "`+f.login+`"`)
+	for _, command := range [][]string{{"generate"}, {"apply", "--yes"}, {"apply", "--dry-run"}, {"rollback", "--yes"}, {"history"}} {
+		r := f.rls(t, append(command, "--shard", "eu1")...)
+		require.Equal(t, exitFailed, r.code, "%v", command)
+		require.Contains(t, r.notes, "the records of policies are not ours alone: schema shardedpg belongs to ", "%v", command)
+	}
+	r := f.run(t, "", "rls", "audit", "--shard", "eu1")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.out, "critical  SPG081  eu1/")
+}
+
 func TestChangesOfPoliciesAreAskedForInSoManyWords(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

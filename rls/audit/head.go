@@ -13,10 +13,11 @@ cfg as (select string_to_array(current_setting('audit.app_roles'), chr(31)) as r
                current_setting('audit.guc') as guc, current_setting('audit.ctx_schema') as ctxs, current_setting('audit.global') as shared,
                current_setting('audit.tenant_schemas') as tschemas,
                coalesce(nullif(current_setting('audit.version'), ''), current_setting('server_version_num'))::int as version),
-here as (select oid, datname from pg_database where datname = current_database()),
+here as (select oid, datname, datdba from pg_database where datname = current_database()),
 pool as (select r.oid, r.rolname, r.rolsuper, r.rolbypassrls from pg_roles r, cfg where r.rolname = any (cfg.roles)),
 reach(oid, pool) as (select oid, rolname from pool
-  union select m.roleid, reach.pool from pg_auth_members m join reach on m.member = reach.oid),
+  union select m.roleid, reach.pool from reach join (select roleid, member from pg_auth_members
+    union all select 'pg_database_owner'::regrole, datdba from here) m on m.member = reach.oid),
 strong as (select r.oid, r.rolname from pg_roles r where r.rolsuper or r.rolbypassrls),
 rel as (select c.oid, c.relname, c.relkind, c.relowner, c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.reloptions, c.relacl,
                n.nspname, format('%I.%I', n.nspname, c.relname) as fq, n.nspname || '.' || c.relname as plain

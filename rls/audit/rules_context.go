@@ -4,15 +4,22 @@ package audit
 var contextRules = []Rule{
 	{
 		ID: "SPG081", Severity: Critical, Level: Standard,
-		Title: "others reach a table in the schema of the tenant context",
-		Why:   "Whoever reads the key signs any tenant; whoever writes records decides what a rollback runs.",
-		Fix:   "revoke all on {object} from public, {role}",
+		Title: "others reach the schema of the records and of the tenant context",
+		Why:   "Whoever reads the key signs any tenant; whoever writes records, or owns what is in their place, decides what an apply or a rollback runs.",
+		Fix:   "revoke all on {object} from public, {role}; what they own or have put there: drop it",
 		query: `select n.nspname||'.'||c.relname as object, 'grantee '||case when x.grantee=0 then 'PUBLIC' else pg_get_userbyid(x.grantee)
   end||' '||x.privilege_type as detail from pg_class c join pg_namespace n on n.oid=c.relnamespace, cfg, aclexplode(c.relacl) x
- where n.nspname = cfg.ctxs and c.relkind in ('r','p','v','m') and x.grantee <> c.relowner
+ where n.nspname = cfg.ctxs and c.relkind in ('r','p','v','m','f') and x.grantee <> c.relowner
  union all select n.nspname||'.'||c.relname, 'owned by reachable role '||pg_get_userbyid(c.relowner)
  from pg_class c join pg_namespace n on n.oid=c.relnamespace, cfg
- where n.nspname = cfg.ctxs and c.relkind in ('r','p') and c.relowner in (select oid from reach)`,
+ where n.nspname = cfg.ctxs and c.relkind in ('r','p','v','m','f') and c.relowner in (select oid from reach)
+ union all select n.nspname, 'owned by reachable role '||pg_get_userbyid(n.nspowner)
+ from pg_namespace n, cfg where n.nspname = cfg.ctxs and n.nspowner in (select oid from reach)
+ union all select n.nspname||'.'||c.relname, 'runs '||x.what
+ from pg_class c join pg_namespace n on n.oid=c.relnamespace, cfg, lateral (select 'trigger '||t.tgname as what
+  from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal
+  union all select 'rule '||r.rulename from pg_rewrite r where r.ev_class = c.oid) x
+ where n.nspname = cfg.ctxs`,
 	},
 	{
 		ID: "SPG082", Severity: Critical, Level: Standard,

@@ -23,6 +23,15 @@ var keysRules = []Rule{
   oc.opcfamily and ao.amoppurpose = 's' and ao.amoplefttype = oc.opcintype and not p.proleakproof))`,
 	},
 	{
+		ID: "SPG039", Severity: High, Level: Standard,
+		Title: "the tenant column has a collation to which different texts are equal",
+		Why:   "Tenants whose IDs differ in what it leaves out, such as upper and lower case, see each other's rows.",
+		Fix:   "alter table {object} alter column … type text collate \"C\"",
+		query: `select ttab.fq as object, 'collation '||l.collname as detail
+ from ttab join pg_attribute a on a.attrelid = ttab.oid and a.attnum = ttab.tattnum join pg_collation l on l.oid = a.attcollation
+ where not l.collisdeterministic`,
+	},
+	{
 		ID: "SPG040", Severity: Medium, Level: Standard,
 		Title: "a unique key does not contain the tenant",
 		Why:   "It tells a tenant which values others have, and blocks its inserts while others hold them.",

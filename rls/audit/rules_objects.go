@@ -52,8 +52,8 @@ var objectsRules = []Rule{
 		Fix:   "alter function {object} set search_path = …, pg_temp",
 		query: `select n.nspname||'.'||p.proname as object, c as detail
  from pg_proc p join pg_namespace n on n.oid = p.pronamespace, unnest(p.proconfig) c
- where p.prosecdef and n.nspname not in ('pg_catalog','information_schema') and c like 'search_path=%' and c !~ 'pg_temp"?\s*$'
-  and c not in ('search_path=','search_path=""')`,
+ where p.prosecdef and n.nspname not in ('pg_catalog','information_schema') and c like 'search_path=%'
+  and ` + tempNotLast("c") + ` and c not in ('search_path=','search_path=""')`,
 	},
 	{
 		ID: "SPG055", Severity: High, Level: Standard,
@@ -125,5 +125,21 @@ var objectsRules = []Rule{
 		query: `select pt.schemaname||'.'||pt.tablename as object, 'publication '||pt.pubname as detail
  from pg_publication_tables pt join ttab on ttab.nspname = pt.schemaname and ttab.relname = pt.tablename
  where to_jsonb(pt) ->> 'rowfilter' is null`,
+	},
+	{
+		ID: "SPG062", Severity: High, Level: Standard,
+		Title: "a view shows the app role a table that it may not read",
+		Why:   "The view runs with its owner's rights: what is private, or of another server, is every tenant's through it.",
+		Fix:   "alter view {object} set (security_invoker = true), or declare it global",
+		query: `, dep(view, base) as (select r.ev_class, d.refobjid from pg_rewrite r join pg_depend d on d.classid='pg_rewrite'::regclass and
+  d.objid=r.oid and d.refclassid='pg_class'::regclass and d.refobjid<>r.ev_class), clos(view, base) as (select view, base
+ from dep union select c.view, d.base from clos c join dep d on d.view = c.base) select distinct v.fq as object, 'reads '||b.fq as detail
+ from rel v join acc using (oid) join clos on clos.view = v.oid join rel b on b.oid = clos.base, cfg
+ where v.relkind = 'v' and b.relkind in ('r', 'p', 'f', 'm') and v.plain !~ cfg.shared and b.plain !~ cfg.shared
+  and not exists (select 1 from pool where not pool.rolsuper and has_table_privilege(pool.oid, b.oid, 'SELECT'))
+  and b.oid not in (select oid from ttab)
+  and not exists (select 1 from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = v.oid and e.deptype = 'e')
+  and not coalesce((select lower(option_value) in ('true','on','1','yes') from pg_options_to_table(v.reloptions) where option_name =
+  'security_invoker'), false)`,
 	},
 }

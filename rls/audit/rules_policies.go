@@ -52,7 +52,7 @@ var policiesRules = []Rule{
 		Fix:   "shardedpg rls apply",
 		query: `select pol.fq||'/'||polname as object, ex as detail
  from pol where ex ~ 'current_setting\(''[^'']*''::text\)' or (ex ~ 'current_setting\(' and ex ~
-  '::(uuid|bigint|integer|smallint|numeric)' and ex !~* 'NULLIF\(')`,
+  '::(uuid|bigint|integer|smallint|numeric)' and ex !~* 'NULLIF\(|"?substring"?\(')`,
 	},
 	{
 		ID: "SPG032", Severity: Medium, Level: Standard,

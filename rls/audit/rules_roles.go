@@ -89,10 +89,10 @@ var rolesRules = []Rule{
 		Title: "the app role's stored search_path does not end with pg_temp",
 		Why:   "A temporary table of the same name is found in front of the real one.",
 		Fix:   "alter role {object} set search_path = …, pg_temp; or shardedpg rls apply",
-		query: `select pool.rolname as object, 'search_path='||coalesce((select split_part(c,'=',2) from pg_db_role_setting s, unnest(s.setconfig)
-  c where s.setrole = pool.oid and s.setdatabase in (0, here.oid) and c like 'search_path=%' limit 1),'(not stored)') as detail
-  from pool, here where not exists (select 1 from pg_db_role_setting s, unnest(s.setconfig) c where s.setrole = pool.oid and
-  s.setdatabase in (0, here.oid) and c ~ '^search_path=.*pg_temp"?\s*$')`,
+		query: `select pool.rolname as object, coalesce(path.c, 'search_path=(not stored)') as detail
+ from pool left join lateral (select c from pg_db_role_setting s, unnest(s.setconfig) c, here
+  where s.setrole = pool.oid and s.setdatabase in (0, here.oid) and c like 'search_path=%' order by s.setdatabase desc limit 1) path on true
+ where path.c is null or ` + tempNotLast("path.c"),
 	},
 	{
 		ID: "SPG011", Severity: High, Level: Standard,
@@ -103,4 +103,17 @@ var rolesRules = []Rule{
  from pool, pg_namespace n, cfg where n.nspname ~ cfg.tschemas and has_schema_privilege(pool.oid, n.oid, 'USAGE') group by 1
   having count(*) > 1`,
 	},
+	{
+		ID: "SPG012", Severity: Critical, Level: Standard,
+		Title: "the app role owns the database, or can become its owner",
+		Why:   "It makes schemas, changes settings of all sessions, and owns schema public: its code is found instead of yours.",
+		Fix:   "alter database {object} owner to a role that nobody logs in as; or shardedpg rls apply",
+		query: `select here.datname::text as object, 'owned by '||pg_get_userbyid(datdba)||', which '||reach.pool||' is or can become' as detail
+ from here join reach on reach.oid = here.datdba`,
+	},
+}
+
+// tempNotLast is that a stored search_path does not name pg_temp, or not as the last one only.
+func tempNotLast(c string) string {
+	return `(` + c + ` !~ '^search_path=(.*,)?\s*(pg_temp|"pg_temp")\s*$' or ` + c + ` ~ '[=,]\s*"?pg_temp"?\s*,')`
 }

@@ -12,11 +12,13 @@ var serverRules = []Rule{
 	},
 	{
 		ID: "SPG071", Severity: High, Level: Standard,
-		Title: "the app role may create objects in a schema",
-		Why:   "Its function or table is found instead of the real one.",
-		Fix:   "revoke create on schema {object} from public, {role}",
+		Title: "the app role may create objects in a schema, or owns it",
+		Why:   "Its function or table is found instead of the real one, and an owner drops and replaces those of others.",
+		Fix:   "revoke create on schema {object} from public, {role}, and give it another owner; or shardedpg rls apply",
 		query: `select n.nspname::text as object, 'CREATE for '||pool.rolname as detail
- from pg_namespace n, pool where n.nspname !~ '^pg_(toast|temp)' and has_schema_privilege(pool.oid, n.oid, 'CREATE')`,
+ from pg_namespace n, pool where n.nspname !~ '^pg_(toast|temp)' and has_schema_privilege(pool.oid, n.oid, 'CREATE')
+ union all select n.nspname, 'owned by '||pg_get_userbyid(n.nspowner)||', which '||reach.pool||' is or can become'
+ from pg_namespace n, reach, cfg where n.nspowner = reach.oid and n.nspname !~ '^pg_(toast|temp)' and n.nspname !~ cfg.tschemas`,
 	},
 	{
 		ID: "SPG072", Severity: Medium, Level: Hardened,

@@ -110,7 +110,7 @@ func (c Config) run(ctx context.Context, db Beginner, rules []Rule) (*Report, er
 	return r, nil
 }
 
-// prepare puts the configuration in force for the transaction. search_path is pg_catalog, so that texts of the catalog name
+// prepare puts the configuration in force for the transaction. search_path is pg_catalog and pg_temp last, so that texts of the catalog name
 // schemas.
 func (c Config) prepare(ctx context.Context, tx pgx.Tx) error {
 	if len(c.App) == 0 {
@@ -139,7 +139,7 @@ func (c Config) prepare(ctx context.Context, tx pgx.Tx) error {
 			"audit.tenant_schemas", "audit.version",
 		},
 		[]string{
-			"pg_catalog", strings.Join(c.App, "\x1f"), or(c.TenantColumn, "tenant_id"), guc, "shardedpg", patterns(c.Global),
+			"pg_catalog, pg_temp", strings.Join(c.App, "\x1f"), or(c.TenantColumn, "tenant_id"), guc, "shardedpg", patterns(c.Global),
 			or(c.TenantSchemas, `^tenant_(?!template$)`), version,
 		})
 	return err

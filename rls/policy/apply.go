@@ -17,7 +17,10 @@ var ErrProblems = errors.New("the plan has problems")
 // ErrNothing: there is no record that a rollback could take back.
 var ErrNothing = errors.New("nothing to roll back")
 
-const defaultLockTimeout = 5 * time.Second
+const (
+	defaultLockTimeout = 5 * time.Second
+	queueing           = 12 // lock timeouts that one apply waits for another
+)
 
 // ApplyOptions adjust [Apply] and [Rollback]. nil and the zero value mean the defaults.
 type ApplyOptions struct {
@@ -57,6 +60,9 @@ func Apply(ctx context.Context, conn *pgx.Conn, c Config, opts *ApplyOptions) (*
 	}
 	var result *Result
 	err := change(ctx, conn, "apply", opts.withDefaults(), func(tx pgx.Tx, o ApplyOptions) error {
+		if _, err := lookAtRecords(ctx, tx, c.App); err != nil {
+			return err
+		}
 		plan, err := read(ctx, tx, c)
 		if err != nil {
 			return err
@@ -101,15 +107,15 @@ func Rollback(ctx context.Context, conn *pgx.Conn, opts *ApplyOptions) (*Result,
 		result = &Result{Undoes: last.ID, Changes: []Change{}}
 		for i := len(last.Changes) - 1; i >= 0; i-- {
 			c := last.Changes[i]
-			back := Change{Object: c.Object, Property: c.Property, Was: c.Want, Want: c.Was, Do: c.Undo, Undo: c.Do, Relation: c.Relation}
+			back := Change{Object: c.Object, Property: c.Property, Was: c.Want, Want: c.Was, Do: c.Undo, Undo: c.Do, Relation: c.Relation, OID: c.OID}
 			if len(c.Undo) == 0 {
 				result.Left = append(result.Left, c.Object+": "+c.Property+": a rollback leaves it")
 				continue
 			}
-			if gone, err := vanished(ctx, tx, c.Relation); err != nil {
+			if why, err := vanished(ctx, tx, c); err != nil {
 				return err
-			} else if gone {
-				result.Left = append(result.Left, c.Object+": "+c.Property+": it is gone")
+			} else if why != "" {
+				result.Left = append(result.Left, c.Object+": "+c.Property+": "+why)
 				continue
 			}
 			if err := run(ctx, tx, c.Object, c.Property, c.Undo); err != nil {
@@ -123,12 +129,21 @@ func Rollback(ctx context.Context, conn *pgx.Conn, opts *ApplyOptions) (*Result,
 	return result, err
 }
 
-func vanished(ctx context.Context, tx pgx.Tx, relation string) (gone bool, err error) {
-	if relation == "" {
-		return false, nil
+// vanished says why a change cannot be taken back: what was renamed and made again is not what was changed.
+func vanished(ctx context.Context, tx pgx.Tx, c Change) (why string, err error) {
+	if c.Relation == "" {
+		return "", nil
 	}
-	err = tx.QueryRow(ctx, `select to_regclass($1) is null`, relation).Scan(&gone)
-	return gone, err
+	var now *uint32
+	err = tx.QueryRow(ctx, `select to_regclass($1)::oid`, c.Relation).Scan(&now)
+	switch {
+	case err != nil:
+	case now == nil:
+		why = "it is gone"
+	case c.OID != 0 && c.OID != *now:
+		why = "another one has its name now"
+	}
+	return why, err
 }
 
 // change runs work in a transaction, while nobody else changes policies here.
@@ -139,11 +154,14 @@ func change(ctx context.Context, conn *pgx.Conn, stage string, o ApplyOptions, w
 			return err
 		}
 		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('sharded-pg rls', 0))`); err != nil {
+		// Another apply is worth waiting for, but anybody can take its lock, and keep it.
+		if err := waitAtMost(ctx, tx, queueing*o.LockTimeout); err != nil {
 			return err
 		}
-		// Behind the lock above: that one is worth waiting for.
-		if _, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true)`, fmt.Sprintf("%dms", o.LockTimeout.Milliseconds())); err != nil {
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('sharded-pg rls', 0))`); err != nil {
+			return fmt.Errorf("%w%s", err, next(err))
+		}
+		if err := waitAtMost(ctx, tx, o.LockTimeout); err != nil {
 			return err
 		}
 		if err := work(tx, o); err != nil {
@@ -155,6 +173,11 @@ func change(ctx context.Context, conn *pgx.Conn, stage string, o ApplyOptions, w
 		return fmt.Errorf("rls: %s: %w", stage, err)
 	}
 	return nil
+}
+
+func waitAtMost(ctx context.Context, tx pgx.Tx, timeout time.Duration) error {
+	_, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true)`, fmt.Sprintf("%dms", timeout.Milliseconds()))
+	return err
 }
 
 // run runs the statements of one change. A text may be known to have no other meaning than the generator's.

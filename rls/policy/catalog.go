@@ -15,6 +15,7 @@ type relation struct {
 	Parents             []uint32 // what it is a partition or an inheritance child of
 	HasTenant           bool     // it has the tenant column, and the next fields are about that
 	Type                string
+	Loose               string // its collation, if different texts are equal to that
 	NotNull             bool
 	Default             string
 	Computed            bool // an identity or generated column takes no default
@@ -26,13 +27,17 @@ type relation struct {
 
 	policies []storedPolicy
 	grants   []grant
-	overRows bool // a view that reads a tenant table, itself or through others
+	rules    []string
+	strays   []string    // partitions and children that the plan does not look at
+	reads    []*relation // of a view: the tables that it reads, itself or through others
+	beyond   bool        // of a view: it reads tables that the plan does not look at, too
 }
 
 const relationsSQL = `
 select c.oid, n.nspname, c.relname, c.relkind::text, pg_get_userbyid(c.relowner), c.relrowsecurity, c.relforcerowsecurity,
        array(select i.inhparent from pg_inherits i where i.inhrelid = c.oid order by i.inhseqno),
-       a.attnum is not null, coalesce(format_type(a.atttypid, a.atttypmod), ''), coalesce(a.attnotnull, false),
+       a.attnum is not null, coalesce(format_type(a.atttypid, a.atttypmod), ''),
+       coalesce((select l.collname from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic), ''), coalesce(a.attnotnull, false),
        coalesce(pg_get_expr(d.adbin, d.adrelid), ''), coalesce(a.attidentity <> '' or a.attgenerated <> '', false),
        coalesce(a.attnum = any (p.partattrs), false),
        coalesce((select option_value from pg_options_to_table(c.reloptions) where option_name = 'security_invoker'), ''),
@@ -48,7 +53,7 @@ select c.oid, n.nspname, c.relname, c.relkind::text, pg_get_userbyid(c.relowner)
   left join pg_partitioned_table p on p.partrelid = c.oid
  where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and c.relpersistence <> 't'
    and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $2)
-   and not exists (select from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
+   and (a.attnum is not null or not exists (select from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = c.oid and e.deptype = 'e'))
  order by n.nspname, c.relname`
 
 // storedPolicy is a policy as the server prints it.
@@ -88,7 +93,14 @@ select a.attrelid, case when g.grantee = 0 then '' else pg_get_userbyid(g.grante
  where g.grantee <> c.relowner and (g.grantee = 0 or pg_get_userbyid(g.grantee) = any ($1))
  order by 1, 2, 3, 4`
 
-	// viewsSQL returns each view and materialized view with each relation that it reads, itself or through other views.
+	rulesSQL = `select ev_class, rulename from pg_rewrite where rulename <> '_RETURN' order by 1, 2`
+
+	childrenSQL = `
+select i.inhparent, c.oid, n.nspname || '.' || c.relname
+  from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p', 'f') order by 1, 3`
+
+	// viewsSQL returns each view and materialized view with each table of whatever kind that it reads, itself or through others.
 	viewsSQL = `
 with recursive reads(view, base) as (
   select r.ev_class, d.refobjid from pg_rewrite r
@@ -97,7 +109,8 @@ with recursive reads(view, base) as (
 ), closure(view, base) as (
   select view, base from reads union select c.view, r.base from closure c join reads r on r.view = c.base
 )
-select c.view, c.base from closure c join pg_class v on v.oid = c.view where v.relkind in ('v', 'm')`
+select c.view, c.base from closure c join pg_class v on v.oid = c.view join pg_class b on b.oid = c.base join pg_namespace n on n.oid = b.relnamespace
+ where v.relkind in ('v', 'm') and b.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')`
 )
 
 // catalog is what a plan is made from.
@@ -137,10 +150,35 @@ func readCatalog(ctx context.Context, tx pgx.Tx, c Config) (*catalog, error) {
 	}, grantsSQL, []string{c.App, c.Maintenance}); err != nil {
 		return nil, err
 	}
+	if err := each(ctx, tx, func(l struct {
+		Relation uint32
+		Name     string
+	},
+	) {
+		if r := cat.byOID[l.Relation]; r != nil {
+			r.rules = append(r.rules, l.Name)
+		}
+	}, rulesSQL); err != nil {
+		return nil, err
+	}
+	if err := each(ctx, tx, func(c struct {
+		Parent, Child uint32
+		Name          string
+	},
+	) {
+		if parent := cat.byOID[c.Parent]; parent != nil && cat.byOID[c.Child] == nil {
+			parent.strays = append(parent.strays, c.Name)
+		}
+	}, childrenSQL); err != nil {
+		return nil, err
+	}
 	if err := each(ctx, tx, func(v struct{ View, Base uint32 }) {
-		view, base := cat.byOID[v.View], cat.byOID[v.Base]
-		if view != nil && base != nil && base.HasTenant {
-			view.overRows = true
+		switch view, base := cat.byOID[v.View], cat.byOID[v.Base]; {
+		case view == nil:
+		case base == nil:
+			view.beyond = true
+		default:
+			view.reads = append(view.reads, base)
 		}
 	}, viewsSQL); err != nil {
 		return nil, err

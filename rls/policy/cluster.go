@@ -8,13 +8,17 @@ import (
 
 // clusterState is what a plan needs to know besides relations.
 type clusterState struct {
-	roles     map[string]role
-	rights    []right           // of PUBLIC and the three roles, on the database and on schemas
-	owners    map[string]string // of schemas
-	defaults  []setting         // stored settings of the app role
-	privilege []defaultRight
-	functions []function
-	languages []string // trusted languages that PUBLIC may use
+	roles       map[string]role
+	rights      []right           // of PUBLIC and the three roles, on the database and on schemas
+	database    string            // the owner of the database
+	owners      map[string]string // of schemas, but for the server's own
+	belongings  []belonging       // what else of this database belongs to the app role, outside skipped schemas
+	defaults    []setting         // stored settings of the app role
+	privilege   []defaultRight
+	functions   []function
+	groups      []group
+	groupRights []groupRight
+	languages   []string // trusted languages that PUBLIC may use
 }
 
 type role struct {
@@ -24,6 +28,9 @@ type role struct {
 
 // right is a privilege on the database (Schema is "") or on a schema.
 type right struct{ Schema, Grantee, Privilege string }
+
+// belonging is an object that is no relation. Identity is quoted.
+type belonging struct{ Schema, Type, Identity string }
 
 // setting is a stored setting, for all databases or for this one.
 type setting struct {
@@ -51,7 +58,21 @@ select n.nspname, case when g.grantee = 0 then '' else pg_get_userbyid(g.grantee
  where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and (g.grantee = 0 or pg_get_userbyid(g.grantee) = any ($1))
  order by 1, 2, 3`
 
-	ownersSQL = `select nspname, pg_get_userbyid(nspowner) from pg_namespace`
+	ownersSQL = `
+select nspname, pg_get_userbyid(nspowner) from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'
+union all
+select '', pg_get_userbyid(datdba) from pg_database where datname = current_database()`
+
+	// belongingsSQL leaves out what has a change of its own, large objects, which tenants make, and types that follow another.
+	belongingsSQL = `
+select coalesce(i.schema, ''), i.type, i.identity
+  from pg_shdepend d join pg_roles r on r.oid = d.refobjid, pg_identify_object(d.classid, d.objid, d.objsubid) i
+ where d.deptype = 'o' and d.refclassid = 'pg_authid'::regclass and r.rolname = $1
+   and d.dbid = (select oid from pg_database where datname = current_database())
+   and d.classid not in ('pg_namespace'::regclass, 'pg_largeobject'::regclass) and coalesce(i.schema, '') !~ '^pg_'
+   and (d.classid <> 'pg_class'::regclass or i.type = 'composite type')
+   and not exists (select from pg_type t where d.classid = 'pg_type'::regclass and t.oid = d.objid and t.typtype = 'm')
+ order by 1, 2, 3`
 
 	settingsSQL = `
 select s.setdatabase <> 0, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
@@ -88,10 +109,27 @@ func readCluster(ctx context.Context, tx pgx.Tx, c Config) (clusterState, error)
 	s := clusterState{roles: map[string]role{}, owners: map[string]string{}}
 	ours := []string{c.App, c.Owner, c.Maintenance}
 	for _, read := range []func() error{
+		func() (err error) {
+			s.groups, s.groupRights, err = readGroups(ctx, tx, c)
+			return err
+		},
 		func() error { return each(ctx, tx, func(r role) { s.roles[r.Name] = r }, rolesSQL, ours) },
 		func() error { return each(ctx, tx, func(r right) { s.rights = append(s.rights, r) }, rightsSQL, ours) },
 		func() error {
-			return each(ctx, tx, func(o struct{ Schema, Owner string }) { s.owners[o.Schema] = o.Owner }, ownersSQL)
+			return each(ctx, tx, func(o struct{ Schema, Owner string }) {
+				if o.Schema == "" {
+					s.database = o.Owner
+				} else {
+					s.owners[o.Schema] = o.Owner
+				}
+			}, ownersSQL)
+		},
+		func() error {
+			return each(ctx, tx, func(o belonging) {
+				if !matches(c.SkipSchemas, o.Schema) && o.Schema != RecordSchema {
+					s.belongings = append(s.belongings, o)
+				}
+			}, belongingsSQL, c.App)
 		},
 		func() error {
 			return each(ctx, tx, func(d setting) { s.defaults = append(s.defaults, d) }, settingsSQL, c.App)

@@ -19,7 +19,7 @@ type Config struct {
 	Maintenance  string   `json:"maintenance"`             // default "shardedpg_maintenance"
 	TenantColumn string   `json:"tenant_column"`           // default "tenant_id"
 	GUC          string   `json:"guc"`                     // the tenant setting; default [rls.DefaultGUC]
-	Tables       []string `json:"tables,omitempty"`        // patterns: nothing else is looked at; default: everything is
+	Tables       []string `json:"tables,omitempty"`        // patterns: no other relation is looked at; default: all are
 	Global       []string `json:"global,omitempty"`        // patterns of tables without a tenant, which all tenants may read
 	Private      []string `json:"private,omitempty"`       // patterns of tables and views that tenants may not touch
 	SkipSchemas  []string `json:"skip_schemas,omitempty"`  // patterns; default "sharded_pg" and "tenant_*": the registry's, and schema tenants'

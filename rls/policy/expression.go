@@ -16,13 +16,17 @@ import (
 var tenantTypes = []string{"uuid", "text", "bigint", "integer"}
 
 // value is the tenant that is in force, as a value of the type, or null if there is none. In a session that had a tenant
-// before, the setting is empty and not null.
+// before, the setting is empty and not null. An integer has many spellings (1, 01, +1), and tenants of different names must
+// not be one: all but the shortest are nobody.
 func value(guc, typ string) string {
-	expr := "nullif(current_setting(" + literal(guc) + ", true), '')"
-	if typ != "text" {
-		expr += "::" + typ
+	setting := "current_setting(" + literal(guc) + ", true)"
+	switch typ {
+	case "bigint", "integer":
+		return "substring(" + setting + ", '^(0|-?[1-9][0-9]*)$')::" + typ
+	case "uuid":
+		return "nullif(" + setting + ", '')::uuid"
 	}
-	return expr
+	return "nullif(" + setting + ", '')"
 }
 
 // condition is that a row is the tenant's. In a sub-select the setting is read once for each statement, and a cached plan

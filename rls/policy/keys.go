@@ -22,7 +22,9 @@ select i.indrelid, x.relname, coalesce(c.conname, ''),
 
 	// foreignSQL: foreign keys between tables with the tenant column that do not carry it.
 	foreignSQL = `
-select c.conrelid, c.confrelid, c.conname, c.confdeltype::text,
+select c.conrelid, c.confrelid, c.conname, c.confdeltype::text, c.confupdtype::text,
+       c.confmatchtype = 'f' and cardinality(c.conkey) > 1,
+       case when c.condeferrable then ' deferrable' else '' end || case when c.condeferred then ' initially deferred' else '' end,
        array(select quote_ident(a.attname) from unnest(c.conkey) with ordinality k(n, pos) join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.n order by pos),
        array(select quote_ident(a.attname) from unnest(c.confkey) with ordinality k(n, pos) join pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.n order by pos)
   from pg_constraint c
@@ -67,10 +69,12 @@ func (p *planner) keys(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	type foreign struct {
-		From, To  uint32
-		Name      string
-		Deletes   string
-		Key, Refs []string
+		From, To         uint32
+		Name             string
+		Deletes, Updates string
+		Full             bool
+		Deferred         string
+		Key, Refs        []string
 	}
 	return each(ctx, tx, func(f foreign) {
 		from, to := inPlay[f.From], inPlay[f.To]
@@ -80,10 +84,18 @@ func (p *planner) keys(ctx context.Context, tx pgx.Tx) error {
 		columns := func(names []string) string {
 			return " (" + strings.Join(append([]string{tenant}, names...), ", ") + ")"
 		}
-		p.advise(from.object(), "foreign key "+f.Name+" does not carry the tenant: rows can point at another tenant's, and go when those are deleted",
+		lost := ""
+		updates := map[string]string{"c": " on update cascade", "r": " on update restrict"}[f.Updates]
+		if f.Updates == "n" || f.Updates == "d" {
+			lost = "; what it does on update would set the tenant, too, and is left out of the SQL"
+		}
+		if f.Full { // with the tenant in the key, which is never null, rows without the rest would be refused
+			lost += "; match full is left out of the SQL: check that all of the other columns are null, or none"
+		}
+		p.advise(from.object(), "foreign key "+f.Name+" does not carry the tenant: rows can point at another tenant's, and go when those are deleted"+lost,
 			"create unique index on "+to.ident()+columns(f.Refs)+";\n"+
 				"alter table "+from.ident()+" drop constraint "+ident(f.Name)+", add constraint "+ident(f.Name)+
-				" foreign key"+columns(f.Key)+" references "+to.ident()+columns(f.Refs)+onDelete(f.Deletes, f.Key)+";")
+				" foreign key"+columns(f.Key)+" references "+to.ident()+columns(f.Refs)+updates+onDelete(f.Deletes, f.Key)+f.Deferred+";")
 	}, foreignSQL, p.TenantColumn)
 }
 

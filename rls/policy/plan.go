@@ -19,6 +19,7 @@ type Change struct {
 	Undo     []string `json:"undo,omitempty"` // empty: a rollback leaves it as it is
 
 	Relation string `json:"relation,omitempty"` // the relation that Undo needs, if any
+	OID      uint32 `json:"oid,omitempty"`      // of Relation: one that is made again has another
 }
 
 // Advice is what the generator does not do by itself, with the SQL for it.
@@ -64,13 +65,14 @@ func Read(ctx context.Context, conn *pgx.Conn, c Config) (*Plan, error) {
 }
 
 // begin starts a transaction in which texts of the catalog are qualified, and no name of the generator's means something
-// that a schema in the search path holds.
+// that a schema in the search path holds; pg_temp would come first if it were not named. Each statement sees what others
+// have committed, whatever the owner of the database made the default: what is locked is looked at as it is then.
 func begin(ctx context.Context, conn *pgx.Conn) (pgx.Tx, error) {
-	tx, err := conn.Begin(ctx)
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := tx.Exec(ctx, "set local search_path = pg_catalog"); err != nil {
+	if _, err := tx.Exec(ctx, "set local search_path = pg_catalog, pg_temp"); err != nil {
 		return nil, errors.Join(err, tx.Rollback(ctx))
 	}
 	return tx, nil
@@ -92,7 +94,7 @@ func read(ctx context.Context, tx pgx.Tx, c Config) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rls: %w", err)
 	}
-	p := &planner{Config: c, catalog: cat, shapes: shapes, plan: &Plan{
+	p := &planner{Config: c, catalog: cat, shapes: shapes, wanted: map[uint32][]string{}, plan: &Plan{
 		Config: c, Database: cat.database, Changes: []Change{}, Problems: []string{}, Advice: []Advice{},
 	}}
 	p.relationsInPlay()
@@ -100,6 +102,7 @@ func read(ctx context.Context, tx pgx.Tx, c Config) (*Plan, error) {
 	for _, r := range p.relations {
 		p.relation(r)
 	}
+	p.groupRights()
 	if c.Lockdown {
 		p.lockdown()
 	}
@@ -118,7 +121,8 @@ type planner struct {
 	Config
 	*catalog
 	shapes    map[string]printed
-	relations []*relation // those that the plan is about
+	relations []*relation         // those that the plan is about
+	wanted    map[uint32][]string // what the app role may do with them
 	plan      *Plan
 }
 
@@ -135,11 +139,11 @@ func (p *planner) advise(object, finding, sql string) {
 // Script is the whole plan as a script for psql. It may be run again, and on a database that already has part of it.
 func (p *Plan) Script() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "-- Keeps the tenants of database %s apart: %d tables with column %s, role %s.\n", p.Database, p.Tables, p.Config.TenantColumn, p.Config.App)
+	fmt.Fprintf(&b, "-- Keeps the tenants of database %s apart: %d tables with column %s, role %s.\n", line(p.Database), p.Tables, line(p.Config.TenantColumn), line(p.Config.App))
 	for _, problem := range p.Problems {
 		fmt.Fprintf(&b, "-- PROBLEM: %s\n", line(problem))
 	}
-	b.WriteString("begin;\nset local lock_timeout = '5s';\nset local search_path = pg_catalog;\n")
+	b.WriteString("begin;\nset local lock_timeout = '5s';\nset local search_path = pg_catalog, pg_temp;\n")
 	object := ""
 	for _, c := range p.Changes {
 		if c.Object != object {
@@ -156,10 +160,8 @@ func (p *Plan) Script() string {
 	}
 	for _, a := range p.Advice {
 		fmt.Fprintf(&b, "-- %s: %s\n", line(a.Object), line(a.Finding))
-		for _, text := range strings.Split(a.SQL, "\n") {
-			if text != "" {
-				b.WriteString("--   " + text + "\n")
-			}
+		for _, text := range strings.FieldsFunc(a.SQL, func(r rune) bool { return r == '\n' || r == '\r' }) { // both end a comment
+			b.WriteString("--   " + text + "\n")
 		}
 	}
 	return b.String()

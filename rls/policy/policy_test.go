@@ -134,9 +134,9 @@ func (b *bench) everything(t testing.TB) []string {
 		`select attrelid::regclass::text, attname::text, attnotnull, attacl::text, (select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = attrelid and adnum = attnum)
  from pg_attribute join pg_class c on c.oid = attrelid where c.relnamespace::regnamespace::text in ('app', 'public') and attnum > 0 order by 1, 2`,
 		`select indexrelid::regclass::text from pg_index i join pg_class c on c.oid = indexrelid where c.relnamespace::regnamespace::text in ('app', 'public') order by 1`,
-		`select array(select g::text from aclexplode(coalesce(datacl, acldefault('d', datdba))) g order by 1)::text from pg_database where datname = current_database()`,
-		`select nspname::text, array(select g::text from aclexplode(coalesce(nspacl, acldefault('n', nspowner))) g where grantee <> nspowner order by 1)::text
- from pg_namespace where nspname in ('app', 'public') order by 1`,
+		`select datdba::regrole::text, array(select g::text from aclexplode(coalesce(datacl, acldefault('d', datdba))) g order by 1)::text from pg_database where datname = current_database()`,
+		`select nspname::text, nspowner::regrole::text, array(select g::text from aclexplode(coalesce(nspacl, acldefault('n', nspowner))) g where grantee <> nspowner order by 1)::text
+ from pg_namespace where nspname !~ '^pg_' and nspname not in ('information_schema', 'shardedpg') order by 1`,
 		`select setrole::regrole::text, c from pg_db_role_setting, unnest(setconfig) c where setdatabase = (select oid from pg_database where datname = current_database()) order by 1, 2`,
 		`select defaclrole::regrole::text, defaclacl::text from pg_default_acl order by 1, 2`,
 		`select p.oid::regprocedure::text from pg_proc p where proname in ('set_config', 'pg_notify') and exists (select from aclexplode(coalesce(proacl, acldefault('f', proowner))) where grantee = 0) order by 1`,

@@ -33,9 +33,7 @@ type Entry struct {
 }
 
 // recordsSQL makes the table of records, which nobody but its owner may read.
-var recordsSQL = []string{
-	`create schema if not exists ` + RecordSchema,
-	`create table if not exists ` + RecordSchema + `.rls_records (
+const recordsSQL = `create table ` + RecordSchema + `.rls_records (
   id       bigint generated always as identity primary key,
   at       timestamptz not null default clock_timestamp(),
   login    text not null default session_user,
@@ -44,16 +42,18 @@ var recordsSQL = []string{
   note     text not null,
   config   jsonb not null,
   changes  jsonb not null
-)`,
-	`revoke all on schema ` + RecordSchema + ` from public`,
-	`revoke all on table ` + RecordSchema + `.rls_records from public`,
-}
+)`
 
 func keep(ctx context.Context, tx pgx.Tx, r record) (id int64, err error) {
-	for _, statement := range recordsSQL {
-		if _, err := tx.Exec(ctx, statement); err != nil {
-			return 0, fmt.Errorf("keeping a record: %w", err)
-		}
+	where, err := lookAtRecords(ctx, tx, r.Config.App)
+	if err == nil {
+		err = makeRecords(ctx, tx, where)
+	}
+	if err == nil { // what was made just now, too
+		_, err = lookAtRecords(ctx, tx, r.Config.App)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("keeping a record: %w", err)
 	}
 	config, err := json.Marshal(r.Config)
 	if err != nil {
@@ -73,18 +73,12 @@ func keep(ctx context.Context, tx pgx.Tx, r record) (id int64, err error) {
 
 // newest returns the newest apply that was not taken back.
 func newest(ctx context.Context, tx pgx.Tx) (r record, err error) {
-	if gone, err := vanished(ctx, tx, RecordSchema+".rls_records"); err != nil || gone {
-		return r, errors.Join(err, ErrNothing)
-	}
-	// What is in there is run: it must come from whom we would have run it for anyway.
-	var trusted bool
-	err = tx.QueryRow(ctx, `select pg_has_role(current_user, c.relowner, 'member')
-   and not exists (select from aclexplode(c.relacl) g where g.grantee <> c.relowner) from pg_class c where c.oid = $1::regclass`, RecordSchema+".rls_records").Scan(&trusted)
+	where, err := lookAtRecords(ctx, tx, "")
 	if err != nil {
 		return r, err
 	}
-	if !trusted {
-		return r, fmt.Errorf("the records in schema %s are not ours alone, so nothing of them is run: look at who owns them and who may write there", RecordSchema)
+	if !where.Table {
+		return r, ErrNothing
 	}
 	var config, changes string
 	err = tx.QueryRow(ctx, `select id, config::text, changes::text from `+RecordSchema+`.rls_records r
@@ -96,7 +90,11 @@ func newest(ctx context.Context, tx pgx.Tx) (r record, err error) {
 	if err != nil {
 		return r, err
 	}
-	return r, errors.Join(json.Unmarshal([]byte(config), &r.Config), json.Unmarshal([]byte(changes), &r.Changes))
+	if err := errors.Join(json.Unmarshal([]byte(config), &r.Config), json.Unmarshal([]byte(changes), &r.Changes)); err != nil {
+		return r, err
+	}
+	_, err = lookAtRecords(ctx, tx, r.Config.App)
+	return r, err
 }
 
 // Newest returns what a Rollback would do, and its record; it changes nothing.
@@ -115,7 +113,7 @@ func Newest(ctx context.Context, conn *pgx.Conn) (*Result, error) {
 		c := last.Changes[i]
 		if len(c.Undo) > 0 {
 			result.Changes = append(result.Changes, Change{
-				Object: c.Object, Property: c.Property, Was: c.Want, Want: c.Was, Do: c.Undo, Undo: c.Do, Relation: c.Relation,
+				Object: c.Object, Property: c.Property, Was: c.Want, Want: c.Was, Do: c.Undo, Undo: c.Do, Relation: c.Relation, OID: c.OID,
 			})
 		}
 	}
@@ -148,8 +146,12 @@ func Records(ctx context.Context, conn *pgx.Conn) ([]Entry, error) {
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	all := []Entry{}
-	if gone, err := vanished(ctx, tx, RecordSchema+".rls_records"); err != nil || gone {
-		return all, err
+	where, err := lookAtRecords(ctx, tx, "")
+	if err != nil {
+		return nil, fmt.Errorf("rls: reading records: %w", err)
+	}
+	if !where.Table {
+		return all, nil
 	}
 	err = each(ctx, tx, func(e Entry) { all = append(all, e) }, `
 select id, at, login, action, coalesce(undoes, 0), exists (select from `+RecordSchema+`.rls_records u where u.undoes = r.id), note, jsonb_array_length(changes)

@@ -28,40 +28,61 @@ func (r *relation) table() bool    { return r.Kind == "r" || r.Kind == "p" }
 
 func supported(typ string) bool { return slices.Contains(tenantTypes, typ) }
 
-// relationsInPlay finds the relations that the plan is about.
+// relationsInPlay finds the relations that the plan is about. What is a part of one of them belongs to it.
 func (p *planner) relationsInPlay() {
 	for _, r := range p.catalog.relations {
-		if len(p.Tables) == 0 || matches(p.Tables, r.name()) {
+		if len(p.Tables) == 0 || matches(p.Tables, r.name()) ||
+			slices.ContainsFunc(p.tops(r), func(top *relation) bool { return matches(p.Tables, top.name()) }) {
 			p.relations = append(p.relations, r)
 		}
 	}
 }
 
-// class decides by the tenant column and by what was declared. A partition is what its table is.
-func (p *planner) class(r *relation) (class, bool) {
-	top := r
-	for len(top.Parents) > 0 && p.byOID[top.Parents[0]] != nil {
-		top = p.byOID[top.Parents[0]]
+// tops are the tables that r is a part of, through partitions and inheritance, and that are a part of none: r itself, if it
+// is none. Its rows are shown through each of them, with the rights and policies of that one.
+func (p *planner) tops(r *relation) (tops []*relation) {
+	for _, oid := range r.Parents {
+		if parent := p.byOID[oid]; parent != nil {
+			tops = append(tops, p.tops(parent)...)
+		}
 	}
-	global, private := matches(p.Global, top.name()), matches(p.Private, r.name()) || matches(p.Private, top.name())
+	if len(tops) == 0 {
+		return []*relation{r}
+	}
+	return tops
+}
+
+// class decides by the tenant column and by what was declared. A part of a table is what that is.
+func (p *planner) class(r *relation) (class, bool) {
+	tops := p.tops(r)
+	one := func(patterns []string) bool {
+		return slices.ContainsFunc(tops, func(top *relation) bool { return matches(patterns, top.name()) })
+	}
+	all := func(patterns []string) bool {
+		return !slices.ContainsFunc(tops, func(top *relation) bool { return !matches(patterns, top.name()) })
+	}
 	switch {
-	case r.HasTenant && global:
+	case slices.ContainsFunc(r.Parents, func(oid uint32) bool { return p.byOID[oid] == nil }):
+		p.problem("%s is a part of a table that the plan does not look at, which shows its rows: do not skip that one's schema, or take the table out of it", r.object())
+	case len(r.strays) > 0:
+		p.problem("%s has parts that the plan does not look at, which get no policies (%s): do not skip their schema, or move them", r.object(), strings.Join(r.strays, ", "))
+	case r.HasTenant && one(p.Global):
 		p.problem("%s is declared global and has the tenant column: take it off the list, or drop the column", r.object())
-		return "", false
 	case r.HasTenant && !supported(r.Type):
 		p.problem("%s: its tenant column is %s: make it one of %s (varchar becomes text without a rewrite)", r.object(), r.Type, strings.Join(tenantTypes, ", "))
-		return "", false
-	case global && private:
+	case r.Loose != "":
+		p.problem("%s: its tenant column has the collation %s, to which different texts are equal, and their tenants would be one: give it a deterministic one (alter column … type text collate \"C\")", r.object(), r.Loose)
+	case one(p.Global) && (matches(p.Private, r.name()) || one(p.Private)):
 		p.problem("%s is declared global and private: leave it on one list", r.object())
-		return "", false
 	case r.HasTenant:
 		return tenantTable, true
-	case global:
+	case all(p.Global):
 		return globalTable, true
-	case private:
+	case matches(p.Private, r.name()) || all(p.Private):
 		return privateOne, true
+	default:
+		p.problem("%s has no column %q: give it one, or declare it global (all tenants read it) or private (none does)", r.object(), p.TenantColumn)
 	}
-	p.problem("%s has no column %q: give it one, or declare it global (all tenants read it) or private (none does)", r.object(), p.TenantColumn)
 	return "", false
 }
 
@@ -111,7 +132,7 @@ func (p *planner) relation(r *relation) {
 func (p *planner) owner(r *relation, want string) {
 	alter := fmt.Sprintf("alter %s if exists %s owner to ", kinds[r.Kind], r.ident())
 	p.add(Change{
-		Object: r.object(), Property: "owner", Was: r.Owner, Want: want, Relation: r.ident(),
+		Object: r.object(), Property: "owner", Was: r.Owner, Want: want, Relation: r.ident(), OID: r.OID,
 		Do: []string{alter + ident(want)}, Undo: []string{alter + ident(r.Owner)},
 	})
 }
@@ -129,7 +150,7 @@ func (p *planner) rowSecurity(r *relation) {
 		return text
 	}
 	c := Change{
-		Object: r.object(), Property: "row security", Was: state(r.RowSecurity, r.Forced), Want: state(true, true), Relation: r.ident(),
+		Object: r.object(), Property: "row security", Was: state(r.RowSecurity, r.Forced), Want: state(true, true), Relation: r.ident(), OID: r.OID,
 		Do: []string{on + " enable row level security", on + " force row level security"},
 	}
 	if !r.RowSecurity {
@@ -141,20 +162,20 @@ func (p *planner) rowSecurity(r *relation) {
 	p.add(c)
 }
 
-// column: partitions and children get both from their table.
+// column: partitions and children get both from their table, if that has the column.
 func (p *planner) column(r *relation) {
-	if len(r.Parents) > 0 {
+	if slices.ContainsFunc(r.Parents, func(oid uint32) bool { parent := p.byOID[oid]; return parent != nil && parent.HasTenant }) {
 		return
 	}
 	alter := "alter table " + r.ident() + " alter column " + ident(p.TenantColumn)
 	null := map[bool]string{true: "not null", false: "null"}
 	p.add(Change{
-		Object: r.object(), Property: "column " + p.TenantColumn, Was: null[r.NotNull], Want: "not null", Relation: r.ident(),
+		Object: r.object(), Property: "column " + p.TenantColumn, Was: null[r.NotNull], Want: "not null", Relation: r.ident(), OID: r.OID,
 		Do: []string{alter + " set not null"}, Undo: []string{alter + " drop not null"},
 	})
 	if !r.Computed {
 		c := Change{
-			Object: r.object(), Property: "default of " + p.TenantColumn, Was: r.Default, Want: p.shapes[r.Type].value, Relation: r.ident(),
+			Object: r.object(), Property: "default of " + p.TenantColumn, Was: r.Default, Want: p.shapes[r.Type].value, Relation: r.ident(), OID: r.OID,
 			Do: []string{alter + " set default " + value(p.GUC, r.Type)}, Undo: []string{alter + " drop default"},
 		}
 		if r.Default != "" {
@@ -166,7 +187,7 @@ func (p *planner) column(r *relation) {
 	case r.Indexed:
 	case p.Indexes:
 		p.add(Change{
-			Object: r.object(), Property: "index", Want: "on " + p.TenantColumn, Relation: r.ident(),
+			Object: r.object(), Property: "index", Want: "on " + p.TenantColumn, Relation: r.ident(), OID: r.OID,
 			Do:   []string{"create index if not exists " + p.indexName(r) + " on " + r.ident() + " (" + ident(p.TenantColumn) + ")"},
 			Undo: []string{"drop index if exists " + ident(r.Schema) + "." + p.indexName(r)},
 		})
@@ -205,7 +226,7 @@ func (p *planner) policies(r *relation) {
 		asked := want
 		asked.Using, asked.Check = text, text
 		c := Change{
-			Object: r.object(), Property: "policy " + want.Name, Want: want.text(), Relation: r.ident(),
+			Object: r.object(), Property: "policy " + want.Name, Want: want.text(), Relation: r.ident(), OID: r.OID,
 			Do: []string{drop, asked.create(r)}, Undo: []string{drop},
 		}
 		if i := slices.IndexFunc(r.policies, func(s storedPolicy) bool { return s.Name == want.Name }); i >= 0 {
@@ -221,7 +242,7 @@ func (p *planner) policies(r *relation) {
 		drop := "drop policy if exists " + ident(other.Name) + " on " + r.ident()
 		if p.DropPolicies {
 			p.add(Change{
-				Object: r.object(), Property: "policy " + other.Name, Was: other.text(), Relation: r.ident(),
+				Object: r.object(), Property: "policy " + other.Name, Was: other.text(), Relation: r.ident(), OID: r.OID,
 				Do: []string{drop}, Undo: []string{drop, other.create(r)},
 			})
 		} else {
@@ -286,7 +307,7 @@ func (p *planner) grantsExactly(r *relation, want map[string][]string) {
 	}
 	have := map[string][]string{}
 	revoke := "revoke all on " + on + " from public, " + ident(p.App) + ", " + ident(p.Maintenance)
-	c := Change{Object: r.object(), Property: "rights", Relation: r.ident(), Do: []string{revoke}, Undo: []string{revoke}}
+	c := Change{Object: r.object(), Property: "rights", Relation: r.ident(), OID: r.OID, Do: []string{revoke}, Undo: []string{revoke}}
 	for _, g := range r.grants {
 		text, statement := g.Privilege, "grant "+g.Privilege
 		if g.Column != "" {
@@ -306,6 +327,10 @@ func (p *planner) grantsExactly(r *relation, want map[string][]string) {
 			c.Do = append(c.Do, "grant "+strings.Join(want[g], ", ")+" on "+on+" to "+granteeIdent(g))
 		}
 	}
+	if len(want[p.App]) > 0 && len(r.rules) > 0 {
+		p.problem("%s has rules, whose actions run with the rights of its owner for every tenant (%s): drop them, and use triggers", r.object(), strings.Join(r.rules, ", "))
+	}
 	c.Was, c.Want = rightsText(have), rightsText(want)
+	p.wanted[r.OID] = want[p.App]
 	p.add(c)
 }

@@ -18,19 +18,56 @@ func (p *planner) rolesAndRights() {
 	p.appSettings()
 	p.role(p.Owner, "nologin", false)
 	p.role(p.Maintenance, "nologin bypassrls", true)
+	p.memberships()
 	p.databaseRights()
-	schemas := p.schemas()
-	for _, schema := range schemas {
-		p.schemaRights(schema)
+	holding := p.holding()
+	for _, schema := range p.schemas() {
+		p.schemaOwner(schema)
+		if slices.Contains(holding, schema) {
+			p.schemaRights(schema)
+		} else {
+			p.rightsToCreate("schema "+schema, "schema "+ident(schema), schema, []string{"CREATE"})
+		}
 	}
-	p.defaultRights(schemas)
+	p.defaultRights(holding, p.schemas())
+	p.belongings()
+}
+
+// belongings takes types from the app role. What runs somewhere is a problem: with another owner it would still do what the
+// app role has written into it, and for more roles.
+func (p *planner) belongings() {
+	var left []string
+	for _, o := range p.cluster.belongings {
+		if o.Type == "type" || o.Type == "composite type" {
+			alter := "alter type " + o.Identity + " owner to "
+			p.add(Change{
+				Object: "type " + o.Identity, Property: "owner", Was: p.App, Want: p.Owner,
+				Do: []string{alter + ident(p.Owner)}, Undo: []string{"do " + literal("begin "+alter+ident(p.App)+"; exception when undefined_object then null; end")},
+			})
+		} else {
+			left = append(left, o.Type+" "+o.Identity)
+		}
+	}
+	if len(left) > 0 {
+		p.problem("the app role may own nothing, and this belongs to it: %s. Look at what it does, and give it to %s (reassign owned by %s to %s), or drop it",
+			few(left), p.Owner, ident(p.App), ident(p.Owner))
+	}
+}
+
+// few is a list that nobody minds reading.
+func few(all []string) string {
+	const enough = 5
+	if more := len(all) - enough; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:enough], ", "), more)
+	}
+	return strings.Join(all, ", ")
 }
 
 // role makes a role, and takes attributes away that step around policies or roles. Whether somebody may log in as a role
 // that is there already is the operator's choice. A rollback leaves roles alone: they belong to all databases of the server.
 func (p *planner) role(name, attributes string, bypass bool) {
 	c := Change{Object: "role " + name, Property: "attributes", Want: attributes, Do: []string{
-		fmt.Sprintf("do $do$ begin create role %s %s; exception when duplicate_object then null; end $do$", ident(name), attributes),
+		"do " + literal(fmt.Sprintf("begin create role %s %s; exception when duplicate_object then null; end", ident(name), attributes)),
 	}}
 	have, exists := p.cluster.roles[name]
 	if !exists {
@@ -106,25 +143,45 @@ func (p *planner) appSettings() {
 	// A temporary table of the same name must not be found in front of the real one.
 	path, _, _ := stored("search_path")
 	var parts []string
-	for _, part := range strings.Split(path, ",") {
-		if part = strings.TrimSpace(part); part != "" && strings.Trim(part, `"`) != "pg_temp" {
+	found := pathParts(path)
+	for _, part := range found {
+		if !isTemp(part) {
 			parts = append(parts, part)
 		}
 	}
+	if n := len(parts); n > 0 && len(found) == n+1 && isTemp(found[n]) {
+		set("search_path", path)
+		return
+	}
 	if len(parts) == 0 {
-		for _, schema := range p.schemas() {
+		for _, schema := range p.holding() {
 			parts = append(parts, ident(schema))
 		}
 	}
-	if want := strings.Join(append(parts, "pg_temp"), ", "); !strings.HasSuffix(strings.ReplaceAll(path, `"`, ""), "pg_temp") {
-		set("search_path", want)
-	} else {
-		set("search_path", path)
-	}
+	set("search_path", strings.Join(append(parts, "pg_temp"), ", "))
 }
 
-// schemas returns the schemas of the relations, in order.
-func (p *planner) schemas() []string {
+// pathParts splits a search_path. Quoted names may hold commas.
+func pathParts(path string) (parts []string) {
+	quoted, from := false, 0
+	for i, r := range path + "," {
+		switch {
+		case r == '"':
+			quoted = !quoted
+		case r == ',' && !quoted:
+			if part := strings.TrimSpace(path[from:i]); part != "" {
+				parts = append(parts, part)
+			}
+			from = i + 1
+		}
+	}
+	return parts
+}
+
+func isTemp(part string) bool { return part == "pg_temp" || part == `"pg_temp"` }
+
+// holding returns the schemas of the relations, in order.
+func (p *planner) holding() []string {
 	names := map[string]bool{}
 	for _, r := range p.relations {
 		names[r.Schema] = true
@@ -132,25 +189,59 @@ func (p *planner) schemas() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// databaseRights takes the right to make schemas and temporary objects from PUBLIC and the app role: a temporary table of
-// the same name stands in front of a real one.
+// schemas returns all schemas but those that are skipped, in order: whoever may create in one that is empty stands in front
+// of what the search_path finds behind it, and whoever owns one drops and replaces functions that triggers call.
+func (p *planner) schemas() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(p.cluster.owners)), func(schema string) bool {
+		return schema == RecordSchema || matches(p.SkipSchemas, schema)
+	})
+}
+
+// databaseRights takes the database from the app role, and from it and PUBLIC the right to make schemas and temporary
+// objects: a temporary table of the same name stands in front of a real one. An owner would have all of it, and schema
+// public besides.
 func (p *planner) databaseRights() {
+	on := "database " + ident(p.database)
+	if p.cluster.database == p.App {
+		p.add(Change{
+			Object: "database " + p.database, Property: "owner", Was: p.App, Want: p.Owner,
+			// It could connect as the owner.
+			Do:   []string{"alter " + on + " owner to " + ident(p.Owner), "grant connect on " + on + " to " + ident(p.App)},
+			Undo: []string{"alter " + on + " owner to " + ident(p.App)},
+		})
+	}
 	take := []string{"CREATE", "TEMPORARY"}
 	if p.KeepTemp {
 		take = take[:1]
 	}
+	p.rightsToCreate("database "+p.database, on, "", take)
+}
+
+// rightsToCreate takes rights on the database (schema is "") or on a schema from PUBLIC and the app role.
+func (p *planner) rightsToCreate(object, on, schema string, take []string) {
 	var was, undo []string
-	on := "database " + ident(p.database)
 	for _, r := range p.cluster.rights {
-		if r.Schema == "" && (r.Grantee == "" || r.Grantee == p.App) && slices.Contains(take, r.Privilege) {
+		if r.Schema == schema && (r.Grantee == "" || r.Grantee == p.App && p.cluster.owners[schema] != p.App) && slices.Contains(take, r.Privilege) {
 			was = append(was, r.Privilege+" to "+granteeName(r.Grantee))
 			undo = append(undo, "grant "+r.Privilege+" on "+on+" to "+granteeIdent(r.Grantee))
 		}
 	}
 	p.add(Change{
-		Object: "database " + p.database, Property: "rights to create", Was: strings.Join(was, ", "),
-		Do:   []string{"revoke " + strings.Join(take, ", ") + " on " + on + " from public, " + ident(p.App)},
-		Undo: undo,
+		Object: object, Property: "rights to create", Was: strings.Join(was, ", "),
+		Do: []string{"revoke " + strings.Join(take, ", ") + " on " + on + " from public, " + ident(p.App)}, Undo: undo,
+	})
+}
+
+// schemaOwner takes a schema from the app role, which may go on to use what is in it.
+func (p *planner) schemaOwner(schema string) {
+	if p.cluster.owners[schema] != p.App {
+		return
+	}
+	on := "schema " + ident(schema)
+	p.add(Change{
+		Object: "schema " + schema, Property: "owner", Was: p.App, Want: p.Owner,
+		Do:   []string{"alter " + on + " owner to " + ident(p.Owner), "grant usage on " + on + " to " + ident(p.App)},
+		Undo: []string{"alter " + on + " owner to " + ident(p.App)},
 	})
 }
 
@@ -168,19 +259,14 @@ func (p *planner) schemaRights(schema string) {
 	if slices.Contains(have[""], "USAGE") {
 		want[""] = []string{"USAGE"} // harmless without rights on what is in it
 	}
-	on := "schema " + ident(schema)
-	if owner := p.cluster.owners[schema]; owner == p.App {
-		p.add(Change{
-			Object: "schema " + schema, Property: "owner", Was: owner, Want: p.Owner,
-			Do: []string{"alter " + on + " owner to " + ident(p.Owner)}, Undo: []string{"alter " + on + " owner to " + ident(owner)},
-		})
-		delete(have, owner)
-		delete(want, p.Owner) // it has all of it as the owner
-	} else if owner != "" {
-		delete(have, owner)
-		delete(want, owner)
+	// An owner has all of it.
+	owner := p.cluster.owners[schema]
+	delete(have, owner)
+	if owner == p.App {
+		owner = p.Owner
 	}
-	p.rights("schema "+schema, "", on, have, want)
+	delete(want, owner)
+	p.rights("schema "+schema, "", "schema "+ident(schema), have, want)
 }
 
 // rights makes the change from rights to others, on anything but relations.
@@ -205,10 +291,10 @@ func (p *planner) rights(object, relation, on string, have, want map[string][]st
 }
 
 // defaultRights: a future table must not be the app role's before it has policies; its sequences may be.
-func (p *planner) defaultRights(schemas []string) {
+func (p *planner) defaultRights(holding, schemas []string) {
 	type key struct{ role, schema, kind string }
 	have := map[key]map[string][]string{}
-	for _, schema := range schemas {
+	for _, schema := range holding {
 		have[key{p.Owner, schema, "r"}] = map[string][]string{}
 		have[key{p.Owner, schema, "S"}] = map[string][]string{}
 	}
@@ -226,7 +312,7 @@ func (p *planner) defaultRights(schemas []string) {
 		return strings.Compare(a.schema+"\x00"+a.role+"\x00"+a.kind, b.schema+"\x00"+b.role+"\x00"+b.kind)
 	})
 	for _, k := range keys {
-		ours := k.role == p.Owner && k.schema != ""
+		ours := k.role == p.Owner && slices.Contains(holding, k.schema)
 		if k.kind == "S" && !ours {
 			continue
 		}

@@ -4,9 +4,23 @@ import "slices"
 
 const invokerSince = 150000 // the first version with security_invoker
 
-// view: without security_invoker a view reads tables with the rights of its owner, whose policies are not the caller's.
+// view: without security_invoker a view reads tables with the rights of its owner. The owner's policies are not the caller's,
+// and it may read what no tenant may. A view that is declared global shows on purpose what is not of tenants.
 func (p *planner) view(r *relation) {
-	if !r.overRows && !matches(p.Private, r.name()) {
+	private, global := matches(p.Private, r.name()), matches(p.Global, r.name())
+	guarded := r.beyond || slices.ContainsFunc(r.reads, func(base *relation) bool {
+		return slices.ContainsFunc(p.tops(base), func(top *relation) bool { return !matches(p.Global, top.name()) })
+	})
+	switch {
+	case private, overRows(r), guarded && !global:
+	case guarded:
+		p.owner(r, p.Owner)
+		p.grants(r, []string{"SELECT"})
+		return
+	default: // all tenants may read all of it anyway
+		if r.Owner == p.App {
+			p.owner(r, p.Owner)
+		}
 		return
 	}
 	p.owner(r, p.Owner)
@@ -16,11 +30,12 @@ func (p *planner) view(r *relation) {
 			rights = append(rights, g.Privilege)
 		}
 	}
-	if matches(p.Private, r.name()) {
+	if private {
 		rights = nil
 	} else if p.version < invokerSince {
 		rights = nil
-		p.advise(r.object(), "PostgreSQL before 15 runs views with the rights of their owner, so tenants get none on it: query the tables", "")
+		p.advise(r.object(), "PostgreSQL before 15 runs views with the rights of their owner, so tenants get none on it: query the tables, "+
+			"or declare it global if it reads nothing of tenants and they may see all of it", "")
 	}
 	if p.version >= invokerSince {
 		was := "off"
@@ -32,11 +47,16 @@ func (p *planner) view(r *relation) {
 			undo = "alter view " + r.ident() + " set (security_invoker = " + r.Invoker + ")"
 		}
 		p.add(Change{
-			Object: r.object(), Property: "security_invoker", Was: was, Want: "on", Relation: r.ident(),
+			Object: r.object(), Property: "security_invoker", Was: was, Want: "on", Relation: r.ident(), OID: r.OID,
 			Do: []string{"alter view " + r.ident() + " set (security_invoker = on)"}, Undo: []string{undo},
 		})
 	}
 	p.grants(r, rights)
+}
+
+// overRows reports whether the view reads rows of tenants.
+func overRows(view *relation) bool {
+	return slices.ContainsFunc(view.reads, func(base *relation) bool { return base.HasTenant })
 }
 
 // materialized: no policy applies to the rows that it keeps. Its owner has to pass policies, or the next REFRESH, which runs
@@ -46,10 +66,10 @@ func (p *planner) materialized(r *relation) {
 	case matches(p.Global, r.name()):
 		p.owner(r, p.Maintenance)
 		p.grantsExactly(r, map[string][]string{p.App: {"SELECT"}})
-	case r.overRows || matches(p.Private, r.name()):
+	case overRows(r) || matches(p.Private, r.name()):
 		p.owner(r, p.Maintenance)
 		p.grantsExactly(r, map[string][]string{})
-		if r.overRows && !matches(p.Private, r.name()) {
+		if overRows(r) && !matches(p.Private, r.name()) {
 			p.advise(r.object(), "it keeps rows of all tenants and no policy applies to it, so tenants get none on it: "+
 				"query the tables, or declare it global if it holds nothing of one tenant, or private", "")
 		}
@@ -64,7 +84,7 @@ func (p *planner) foreign(r *relation) {
 	case matches(p.Global, r.name()):
 		p.owner(r, p.Owner)
 		p.grants(r, []string{"SELECT"})
-	case r.HasTenant, matches(p.Private, r.name()):
+	case matches(p.Private, r.name()):
 		p.owner(r, p.Owner)
 		p.grants(r, nil)
 	default:
