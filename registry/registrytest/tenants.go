@@ -75,6 +75,10 @@ func overrides(t *testing.T, h Harness) {
 	require.Equal(t, want, lookup(t, store, "beta").Plan)
 	require.Equal(t, base.WorkMemKB, lookup(t, store, "beta").Plan.WorkMemKB)
 	require.Equal(t, "quarterly report", info(t, store, "beta").Override.Reason)
+	log, err := store.Audit(ctx, registry.AuditFilter{Subject: "beta", Limit: 1})
+	require.NoError(t, err)
+	require.Equal(t, "set_override", log[0].Action)
+	require.Equal(t, "quarterly report", log[0].Note, "where all reasons are looked for")
 
 	o = &registry.Override{WorkMemKB: 1 << 10, Weight: 3, Rate: 2.5, Expires: time.Now().Add(300 * time.Millisecond)}
 	require.NoError(t, store.SetOverride(ctx, "beta", o))
