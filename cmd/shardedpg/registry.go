@@ -28,13 +28,14 @@ func (registryInit) Run(a *app) error {
 
 // shownStatus is a shard of the status in JSON.
 type shownStatus struct {
-	Shard      string `json:"shard"`
-	State      string `json:"state"`
-	Tenants    int    `json:"tenants"`
-	MaxTenants int    `json:"max_tenants"`
-	Running    int    `json:"running_tenants"`
-	MaxConns   int64  `json:"max_conns"`
-	WorkMemKB  int64  `json:"work_mem_kb"`
+	Shard      string   `json:"shard"`
+	State      string   `json:"state"`
+	Tenants    int      `json:"tenants"`
+	MaxTenants int      `json:"max_tenants"`
+	Running    int      `json:"running_tenants"`
+	MaxConns   int64    `json:"max_conns"`
+	WorkMemKB  int64    `json:"work_mem_kb"`
+	Warnings   []string `json:"warnings,omitempty"`
 }
 
 type registryStatus struct{}
@@ -56,9 +57,12 @@ func (registryStatus) Run(a *app) error {
 		status := make([]shownStatus, 0, len(shards))
 		tenants := 0
 		for _, s := range shards {
-			shown := shownStatus{Shard: s.Name, State: string(s.State), Tenants: s.Tenants, MaxTenants: s.MaxTenants}
+			shown := shownStatus{
+				Shard: s.Name, State: string(s.State), Tenants: s.Tenants, MaxTenants: s.MaxTenants, Warnings: s.Warnings(),
+			}
 			if i := slices.IndexFunc(promises, func(c registry.Commitment) bool { return c.Shard == s.Name }); i >= 0 {
 				shown.Running, shown.MaxConns, shown.WorkMemKB = promises[i].Tenants, promises[i].MaxConns, promises[i].WorkMemKB
+				shown.Warnings = append(shown.Warnings, promises[i].Warnings()...)
 			}
 			status = append(status, shown)
 			tenants += s.Tenants
@@ -77,7 +81,9 @@ func (registryStatus) Run(a *app) error {
 				})
 			}
 			a.table([]string{"SHARD", "STATE", "TENANTS", "MAX TENANTS", "RUNNING", "PROMISED CONNS", "PROMISED MEMORY"}, rows)
-			a.warn(shards)
+			for _, s := range status {
+				a.warn(s.Shard, s.Warnings)
+			}
 		})
 	})
 }
