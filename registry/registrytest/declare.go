@@ -53,8 +53,10 @@ func failedChange(t *testing.T, h Harness) {
 	require.NoError(t, err)
 	plan := registry.Plan{Name: "new", StatementTimeout: resolver.Unlimited, WorkMemKB: 64, MaxConns: 1, Weight: 1}
 	_, err = store.Apply(ctx, registry.Fleet{
-		Plans:   []registry.Plan{plan},
-		Tenants: []registry.Tenant{{ID: "a1", Shard: "s1"}, {ID: "z", Shard: "s2", Model: resolver.ModelSchema, Schema: "tenant_delta", Role: "r"}},
+		Plans: []registry.Plan{plan},
+		Tenants: []registry.Tenant{
+			{ID: "a1", Shard: h.on("s1")}, {ID: "z", Shard: h.on("s2"), Model: resolver.ModelSchema, Schema: "tenant_delta", Role: "r"},
+		},
 	}, nil)
 	require.ErrorIs(t, err, registry.ErrConflict)
 	_, err = store.Tenant(ctx, "a1")
@@ -65,7 +67,7 @@ func failedChange(t *testing.T, h Harness) {
 	after, err := store.Audit(ctx, registry.AuditFilter{})
 	require.NoError(t, err)
 	require.Equal(t, before, after)
-	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: "z", Shard: "s2", Model: resolver.ModelSchema, Role: "r"}), "its role was not left taken")
+	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: "z", Shard: h.on("s2"), Model: resolver.ModelSchema, Role: "r"}), "its role was not left taken")
 }
 
 func applying(t *testing.T, h Harness) {

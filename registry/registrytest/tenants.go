@@ -112,7 +112,7 @@ func slugs(t *testing.T, h Harness) {
 	require.ErrorIs(t, store.SetTenantSlug(ctx, "acme", "big-corp"), registry.ErrConflict)
 	require.ErrorIs(t, store.SetTenantSlug(ctx, "acme", "big corp"), registry.ErrInvalid)
 	require.ErrorIs(t, store.SetTenantLabels(ctx, "acme", map[string]string{"a": "b c"}), registry.ErrInvalid)
-	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: uuid, Shard: "s2", Model: resolver.ModelSchema, Schema: "own", Role: "own_role"}))
+	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: uuid, Shard: h.on("s2"), Model: resolver.ModelSchema, Schema: "own", Role: "own_role"}))
 	require.Equal(t, "big-corp", info(t, store, uuid).Slug, "an empty slug means: as it is")
 	require.Equal(t, map[string]string{"ring": "canary"}, info(t, store, uuid).Labels)
 	found, err := store.ListTenants(ctx, registry.TenantFilter{Slug: "big-corp"})
