@@ -164,15 +164,12 @@ func (a *Admin) RemoveShard(ctx context.Context, name string) error {
 			return err
 		}
 		if n := counts[name].tenants; n > 0 {
-			return shardInUse(name, fmt.Sprintf("%d tenants live there, removed ones included", n))
+			return fmt.Errorf("%w: shard %q: %s there, removed ones included: move or purge them first",
+				ErrShardInUse, name, many(n, "tenant"))
 		}
 		_, err = save(ctx, tx, shardKind, tx.shards, "remove_shard", "", stored, nil)
 		return err
 	})
-}
-
-func shardInUse(name, who string) error {
-	return fmt.Errorf("%w: shard %q: %s: move or purge them first", ErrShardInUse, name, who)
 }
 
 // ListShards returns all shards by name with the number of their tenants. Their DSNs are as they are stored, references

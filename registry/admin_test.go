@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +43,7 @@ func TestAddShardTriesItsDSNs(t *testing.T) {
 			require.ErrorContains(t, err, text)
 			require.ErrorContains(t, err, field)
 			require.ErrorContains(t, err, `shard "s1"`)
+			require.Equal(t, !strings.Contains(text, "not set"), strings.Contains(err.Error(), "check server, login and password"), err.Error())
 			require.NotContains(t, err.Error(), "opensesame")
 			require.NotContains(t, err.Error(), "/var/tmp", "parts of the DSN, as its socket")
 		}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sharded-pg/sharded-pg/resolver"
@@ -41,19 +42,26 @@ func (d Difference) String() string {
 	slices.Sort(names)
 	for _, name := range names {
 		if d.Action == "add" {
-			fields = append(fields, fmt.Sprintf("%s=%v", name, d.After[name]))
+			fields = append(fields, name+"="+shown(d.After, name))
 			continue
 		}
-		fields = append(fields, fmt.Sprintf("%s: %v -> %v", name, shown(d.Before, name), shown(d.After, name)))
+		fields = append(fields, name+": "+shown(d.Before, name)+" -> "+shown(d.After, name))
 	}
 	return strings.TrimSpace(fmt.Sprintf("%s %s %q %s", d.Action, d.Kind, d.Name, strings.Join(fields, ", ")))
 }
 
-func shown(fields map[string]any, name string) any {
-	if value, ok := fields[name]; ok {
-		return value
+func shown(fields map[string]any, name string) string {
+	value, ok := fields[name]
+	number, isNumber := value.(float64)
+	switch {
+	case !ok:
+		return "(none)"
+	case name == "max_tenants" && number == UnlimitedTenants:
+		return "unlimited"
+	case isNumber:
+		return strconv.FormatFloat(number, 'f', -1, 64)
 	}
-	return "(none)"
+	return fmt.Sprint(value)
 }
 
 var errDryRun = errors.New("dry run")

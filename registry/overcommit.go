@@ -87,9 +87,9 @@ type Commitment struct {
 // since tenants are rarely busy together; it should be known.
 func (c Commitment) Warnings() (texts []string) {
 	if slots := int64(c.Capacity.Slots); slots > 0 && c.MaxConns > slots {
-		texts = append(texts, fmt.Sprintf("%d tenants may use %d connections together, in each program, %.1f times the %d there are: "+
+		texts = append(texts, fmt.Sprintf("%s may use %d connections together, in each program, %.1f times the %d there are: "+
 			"when many are busy they wait for each other; lower max conns of their plans, or put some on another shard",
-			c.Tenants, c.MaxConns, float64(c.MaxConns)/float64(slots), slots))
+			many(c.Tenants, "tenant"), c.MaxConns, float64(c.MaxConns)/float64(slots), slots))
 	}
 	// No more statements run than there are slots, whatever the plans promise.
 	need := c.WorkMemKB

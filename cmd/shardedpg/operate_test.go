@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,10 @@ func TestAFleetFileIsPreviewedAppliedAndExported(t *testing.T) {
 	again := f.run(t, exported, "registry", "apply", "-f", "-")
 	require.Zero(t, again.code, again.notes)
 	require.Contains(t, again.out, "0 to add, 0 to change")
+
+	unlimited := f.run(t, strings.ReplaceAll(exported, "max_tenants: 500", "max_tenants: unlimited"), "registry", "apply", "-f", "-")
+	require.Contains(t, unlimited.out, `change shard "eu1" max_tenants: 500 -> unlimited`)
+	require.Contains(t, f.ok(t, "registry", "audit-log", "--limit", "1"), "max_tenants: 500 -> unlimited")
 
 	moved := f.run(t, strings.ReplaceAll(exported, "${EU1}", "${US1}"), "registry", "apply", "-f", "-")
 	require.Equal(t, exitFailed, moved.code)
@@ -140,6 +145,28 @@ func written(t *testing.T, text string) string {
 	file := filepath.Join(t.TempDir(), "fleet.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	return file
+}
+
+func TestAServerThatCannotBeAskedHasNoFigures(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "shard", "set-dsn", "eu1", "--admin-dsn", "${EU1_ADMIN}", "--reason", "a test")
+	f.env = slices.DeleteFunc(f.env, func(variable string) bool { return strings.HasPrefix(variable, "EU1_ADMIN=") })
+	r := f.run(t, "", "shard", "health", "eu1")
+	require.Equal(t, exitFailed, r.code)
+	require.Regexp(t, `(?m)^eu1 +problem +- +- +- +-$`, r.out)
+	require.Contains(t, r.out, "EU1_ADMIN is not set")
+}
+
+func TestAnEmptyRegistrySaysWhatIsNext(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.ok(t, "registry", "init")
+	for _, args := range [][]string{{"registry", "status"}, {"shard", "list"}, {"shard", "health"}} {
+		r := f.run(t, "", args...)
+		require.Zero(t, r.code, args)
+		require.Equal(t, "next: shardedpg shard add\n", r.notes, args)
+	}
 }
 
 func TestSetDSNKeepsTheOneThatIsNotGiven(t *testing.T) {

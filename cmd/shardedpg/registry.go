@@ -189,7 +189,7 @@ func (c *registryAuditLog) Run(a *app) error {
 func changed(before, after map[string]any) string {
 	var fields []string
 	for _, name := range slices.Sorted(maps.Keys(after)) {
-		was, is := plain(before[name]), plain(after[name])
+		was, is := plain(name, before[name]), plain(name, after[name])
 		switch {
 		case before == nil:
 			fields = append(fields, name+"="+is)
@@ -201,16 +201,21 @@ func changed(before, after map[string]any) string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(before)) {
 		if _, kept := after[name]; !kept && after != nil {
-			fields = append(fields, name+": "+plain(before[name])+" -> none")
+			fields = append(fields, name+": "+plain(name, before[name])+" -> none")
 		}
 	}
 	return strings.Join(fields, " ")
 }
 
 // plain writes a value of the audit log: words as they are, the rest as JSON.
-func plain(value any) string {
-	if word, ok := value.(string); ok {
-		return word
+func plain(name string, value any) string {
+	switch v := value.(type) {
+	case string:
+		return v
+	case float64:
+		if name == "max_tenants" {
+			return showMost(int(v))
+		}
 	}
 	encoded, err := json.Marshal(value)
 	if err != nil {

@@ -80,6 +80,9 @@ func (shardList) Run(a *app) error {
 			for _, s := range shards {
 				a.warn(s.Name, s.Warnings())
 			}
+			if len(shards) == 0 {
+				a.note("next: shardedpg shard add")
+			}
 		})
 	})
 }

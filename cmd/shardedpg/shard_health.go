@@ -81,13 +81,16 @@ func overcommitted(ctx context.Context, reg *registry.Postgres, shards []registr
 func (a *app) health(reports []shownHealth) {
 	var rows [][]string
 	for _, r := range reports {
-		if !r.Reachable {
-			rows = append(rows, []string{r.Shard, "unreachable", "", "", "", ""})
-			continue
-		}
 		state := "ok"
-		if len(r.Problems) > 0 {
+		switch {
+		case !r.Reachable:
+			state = "unreachable"
+		case len(r.Problems) > 0:
 			state = "problem"
+		}
+		if r.Version == 0 { // its server was not asked
+			rows = append(rows, []string{r.Shard, state, "", "", "", ""})
+			continue
 		}
 		rows = append(rows, []string{
 			r.Shard, state, strconv.Itoa(r.Version / 10000), roughSize(r.Bytes),
@@ -100,5 +103,8 @@ func (a *app) health(reports []shownHealth) {
 			a.say("shard %q: %s", r.Shard, problem)
 		}
 		a.warn(r.Shard, r.Warnings)
+	}
+	if len(reports) == 0 {
+		a.note("next: shardedpg shard add")
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
@@ -202,15 +202,7 @@ func ask(ctx context.Context, dsn string, do func(conn *pgx.Conn) error) error {
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		var answer *pgconn.PgError
-		var connect *pgconn.ConnectError
-		switch {
-		case errors.As(err, &answer):
-			return answer
-		case errors.As(err, &connect) && connect.Unwrap() != nil:
-			return connect.Unwrap()
-		}
-		return err
+		return connerr.Reason(err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
