@@ -46,16 +46,7 @@ func putTenant(ctx context.Context, tx *change, tenant Tenant) (changed bool, er
 		return false, err
 	}
 	after := *stored
-	after.Tenant = tenant
-	if tenant.State == "" {
-		after.State = stored.State
-	}
-	if tenant.Slug == "" {
-		after.Slug = stored.Slug
-	}
-	if tenant.Labels == nil {
-		after.Labels = stored.Labels
-	}
+	after.Tenant = tenant.onto(stored.Tenant)
 	if err := checkTransition(stored.State, after.State); err != nil {
 		return false, err
 	}
@@ -64,6 +55,20 @@ func putTenant(ctx context.Context, tx *change, tenant Tenant) (changed bool, er
 		after.Assignment = "explicit"
 	}
 	return save(ctx, tx, tenantKind, tx.tenants, "put_tenant", "", stored, &after)
+}
+
+// onto returns the tenant with what its empty fields leave as it is stored.
+func (t Tenant) onto(stored Tenant) Tenant {
+	if t.State == "" {
+		t.State = stored.State
+	}
+	if t.Slug == "" {
+		t.Slug = stored.Slug
+	}
+	if t.Labels == nil {
+		t.Labels = stored.Labels
+	}
+	return t
 }
 
 // unused refuses an ID that a purged tenant had.

@@ -115,6 +115,33 @@ func TestSizersMeasureRealShards(t *testing.T) {
 	require.Greater(t, sizes["here"], 1e6)
 }
 
+func TestApplyAsksForNoTenantThatIsAsItShallBe(t *testing.T) {
+	t.Parallel()
+	dsn := newRegistry(t)
+	store := open(t, dsn, nil)
+	require.NoError(t, store.Init(t.Context()))
+	fleet := registry.Fleet{
+		Shards:  []registry.Shard{{Name: "s1", DSN: "host=s1"}},
+		Tenants: []registry.Tenant{{ID: "same", Shard: "s1", Labels: map[string]string{"ring": "canary"}}, {ID: "other", Shard: "s1"}},
+	}
+	_, err := store.Apply(t.Context(), fleet, nil)
+	require.NoError(t, err)
+	require.NoError(t, store.SetTenantSlug(t.Context(), "same", "kept"))
+
+	conn, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), `begin; select from sharded_pg.tenants where id = 'same' for update`)
+	require.NoError(t, err)
+	fleet.Tenants[1].Plan = "growth"
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	found, err := store.Apply(ctx, fleet, nil)
+	require.NoError(t, err, "it waits for the row of a tenant that stays as it is")
+	require.Len(t, found, 1)
+	require.Equal(t, `change tenant "other" plan: free -> growth`, found[0].String())
+}
+
 func TestFirstSightAddsUnknownTenantsWhenAsked(t *testing.T) {
 	t.Parallel()
 	opts := &registry.Options{FirstSight: &registry.FirstSight{
