@@ -38,10 +38,7 @@ func (a *Admin) AddShard(ctx context.Context, shard Shard) error {
 	if err := validateShard(shard); err != nil {
 		return err
 	}
-	if err := tryDSNs(ctx, shard); err != nil {
-		return err
-	}
-	return a.store.change(ctx, fmt.Sprintf("adding shard %q", shard.Name), func(tx *change) error {
+	return a.connectFirst(ctx, shard, fmt.Sprintf("adding shard %q", shard.Name), func(tx *change) error {
 		if err := tx.lock(ctx); err != nil {
 			return err
 		}
@@ -58,26 +55,47 @@ func (a *Admin) AddShard(ctx context.Context, shard Shard) error {
 	})
 }
 
+// connectFirst makes a change if the DSNs of shard work. For a change that is refused in any case nobody connects.
+func (a *Admin) connectFirst(ctx context.Context, shard Shard, what string, do func(tx *change) error) error {
+	err := a.store.change(ctx, what, func(tx *change) error {
+		if err := do(tx); err != nil {
+			return err
+		}
+		return errDryRun
+	})
+	if !errors.Is(err, errDryRun) {
+		return err
+	}
+	if err := tryDSNs(ctx, shard); err != nil {
+		return err
+	}
+	return a.store.change(ctx, what, do)
+}
+
 // updateShard reads a shard under the lock, lets edit change it, and stores it.
 func (a *Admin) updateShard(ctx context.Context, action, name, note string, edit func(*Shard) error) error {
-	return a.store.change(ctx, fmt.Sprintf("changing shard %q", cut(name)), func(tx *change) error {
-		if err := tx.lock(ctx); err != nil {
-			return err
-		}
-		stored, err := tx.shards.get(ctx, name)
-		if stored, err = must(stored, err, ErrShardNotFound, name); err != nil {
-			return err
-		}
-		shard := stored.withDefaults(stored)
-		if err := edit(&shard); err != nil {
-			return err
-		}
-		if err := validateShard(shard); err != nil {
-			return err
-		}
-		_, err = save(ctx, tx, shardKind, tx.shards, action, note, stored, &shard)
+	return a.store.change(ctx, changing(name), func(tx *change) error { return updateShard(ctx, tx, action, name, note, edit) })
+}
+
+func changing(shard string) string { return fmt.Sprintf("changing shard %q", cut(shard)) }
+
+func updateShard(ctx context.Context, tx *change, action, name, note string, edit func(*Shard) error) error {
+	if err := tx.lock(ctx); err != nil {
 		return err
-	})
+	}
+	stored, err := tx.shards.get(ctx, name)
+	if stored, err = must(stored, err, ErrShardNotFound, name); err != nil {
+		return err
+	}
+	shard := stored.withDefaults(stored)
+	if err := edit(&shard); err != nil {
+		return err
+	}
+	if err := validateShard(shard); err != nil {
+		return err
+	}
+	_, err = save(ctx, tx, shardKind, tx.shards, action, note, stored, &shard)
+	return err
 }
 
 // SetShardDSN connects with the new DSNs and stores them: the shard's tenants are routed there from now on. The audit
@@ -91,12 +109,11 @@ func (a *Admin) SetShardDSN(ctx context.Context, name, dsn, adminDSN, reason str
 	if err := errors.Join(validateShard(shard), validateReason(name, reason)); err != nil {
 		return err
 	}
-	if err := tryDSNs(ctx, shard); err != nil {
-		return err
-	}
-	return a.updateShard(ctx, "set_shard_dsn", name, reason, func(s *Shard) error {
-		s.DSN, s.AdminDSN = dsn, adminDSN
-		return nil
+	return a.connectFirst(ctx, shard, changing(name), func(tx *change) error {
+		return updateShard(ctx, tx, "set_shard_dsn", name, reason, func(s *Shard) error {
+			s.DSN, s.AdminDSN = dsn, adminDSN
+			return nil
+		})
 	})
 }
 
@@ -147,15 +164,12 @@ func (a *Admin) RemoveShard(ctx context.Context, name string) error {
 			return err
 		}
 		if n := counts[name].tenants; n > 0 {
-			return shardInUse(name, fmt.Sprintf("%d tenants live there, removed ones included", n))
+			return fmt.Errorf("%w: shard %q: %s there, removed ones included: move or purge them first",
+				ErrShardInUse, name, many(n, "tenant"))
 		}
 		_, err = save(ctx, tx, shardKind, tx.shards, "remove_shard", "", stored, nil)
 		return err
 	})
-}
-
-func shardInUse(name, who string) error {
-	return fmt.Errorf("%w: shard %q: %s: move or purge them first", ErrShardInUse, name, who)
 }
 
 // ListShards returns all shards by name with the number of their tenants. Their DSNs are as they are stored, references

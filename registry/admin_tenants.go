@@ -46,16 +46,7 @@ func putTenant(ctx context.Context, tx *change, tenant Tenant) (changed bool, er
 		return false, err
 	}
 	after := *stored
-	after.Tenant = tenant
-	if tenant.State == "" {
-		after.State = stored.State
-	}
-	if tenant.Slug == "" {
-		after.Slug = stored.Slug
-	}
-	if tenant.Labels == nil {
-		after.Labels = stored.Labels
-	}
+	after.Tenant = tenant.onto(stored.Tenant)
 	if err := checkTransition(stored.State, after.State); err != nil {
 		return false, err
 	}
@@ -64,6 +55,20 @@ func putTenant(ctx context.Context, tx *change, tenant Tenant) (changed bool, er
 		after.Assignment = "explicit"
 	}
 	return save(ctx, tx, tenantKind, tx.tenants, "put_tenant", "", stored, &after)
+}
+
+// onto returns the tenant with what its empty fields leave as it is stored.
+func (t Tenant) onto(stored Tenant) Tenant {
+	if t.State == "" {
+		t.State = stored.State
+	}
+	if t.Slug == "" {
+		t.Slug = stored.Slug
+	}
+	if t.Labels == nil {
+		t.Labels = stored.Labels
+	}
+	return t
 }
 
 // unused refuses an ID that a purged tenant had.
@@ -131,8 +136,8 @@ func (a *Admin) updateTenant(ctx context.Context, action, id, note string, edit 
 }
 
 // editTenant is updateTenant for what a removed tenant does not take.
-func (a *Admin) editTenant(ctx context.Context, action, id string, edit func(tx *change, t *TenantInfo) error) error {
-	return a.updateTenant(ctx, action, id, "", func(tx *change, t *TenantInfo) error {
+func (a *Admin) editTenant(ctx context.Context, action, id, note string, edit func(tx *change, t *TenantInfo) error) error {
+	return a.updateTenant(ctx, action, id, note, func(tx *change, t *TenantInfo) error {
 		if err := present(t); err != nil {
 			return err
 		}
@@ -143,7 +148,7 @@ func (a *Admin) editTenant(ctx context.Context, action, id string, edit func(tx 
 // SetTenantState takes a tenant to another state, as the diagram in the package documentation allows. The state it is in
 // already is no error.
 func (a *Admin) SetTenantState(ctx context.Context, id string, state resolver.State) error {
-	return a.editTenant(ctx, "set_state", id, func(_ *change, t *TenantInfo) error {
+	return a.editTenant(ctx, "set_state", id, "", func(_ *change, t *TenantInfo) error {
 		from := t.State
 		t.State = state
 		return checkTransition(from, state)
@@ -152,7 +157,7 @@ func (a *Admin) SetTenantState(ctx context.Context, id string, state resolver.St
 
 // SetTenantPlan puts a tenant on another plan.
 func (a *Admin) SetTenantPlan(ctx context.Context, id, plan string) error {
-	return a.editTenant(ctx, "set_plan", id, func(tx *change, t *TenantInfo) error {
+	return a.editTenant(ctx, "set_plan", id, "", func(tx *change, t *TenantInfo) error {
 		if _, err := mustPlan(ctx, tx, plan); err != nil {
 			return err
 		}
@@ -175,7 +180,7 @@ func (a *Admin) SetTenantSlug(ctx context.Context, id, slug string) error {
 	if err := p.err("tenant", id); err != nil {
 		return err
 	}
-	return a.editTenant(ctx, "set_slug", id, func(_ *change, t *TenantInfo) error {
+	return a.editTenant(ctx, "set_slug", id, "", func(_ *change, t *TenantInfo) error {
 		t.Slug = slug
 		return nil
 	})
@@ -188,25 +193,26 @@ func (a *Admin) SetTenantLabels(ctx context.Context, id string, labels map[strin
 	if err := p.err("tenant", id); err != nil {
 		return err
 	}
-	return a.editTenant(ctx, "set_labels", id, func(_ *change, t *TenantInfo) error {
+	return a.editTenant(ctx, "set_labels", id, "", func(_ *change, t *TenantInfo) error {
 		t.Labels = maps.Clone(labels)
 		return nil
 	})
 }
 
 // SetOverride replaces limits of a tenant's plan until the override expires or is cleared; nil clears it. It replaces an
-// earlier override whole.
+// earlier override whole. Its reason is the note of the audit log, too.
 func (a *Admin) SetOverride(ctx context.Context, id string, o *Override) error {
 	if err := validateOverride(id, o, time.Now()); err != nil {
 		return err
 	}
+	reason := ""
 	if o != nil {
 		stored := *o
 		// PostgreSQL keeps microseconds; what it gives back has to equal what was put in.
 		stored.Expires = stored.Expires.UTC().Truncate(time.Microsecond)
-		o = &stored
+		o, reason = &stored, stored.Reason
 	}
-	return a.editTenant(ctx, "set_override", id, func(_ *change, t *TenantInfo) error {
+	return a.editTenant(ctx, "set_override", id, reason, func(_ *change, t *TenantInfo) error {
 		t.Override = o
 		return nil
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
-func memory(t *testing.T, opts *registry.Options) *registry.Memory {
+func memory(t testing.TB, opts *registry.Options) *registry.Memory {
 	t.Helper()
 	store, err := registry.NewMemory(opts)
 	require.NoError(t, err)
@@ -42,6 +43,7 @@ func TestAddShardTriesItsDSNs(t *testing.T) {
 			require.ErrorContains(t, err, text)
 			require.ErrorContains(t, err, field)
 			require.ErrorContains(t, err, `shard "s1"`)
+			require.Equal(t, !strings.Contains(text, "not set"), strings.Contains(err.Error(), "check server, login and password"), err.Error())
 			require.NotContains(t, err.Error(), "opensesame")
 			require.NotContains(t, err.Error(), "/var/tmp", "parts of the DSN, as its socket")
 		}
@@ -113,6 +115,33 @@ func TestSizersMeasureRealShards(t *testing.T) {
 	require.Greater(t, sizes["here"], 1e6)
 }
 
+func TestApplyAsksForNoTenantThatIsAsItShallBe(t *testing.T) {
+	t.Parallel()
+	dsn := newRegistry(t)
+	store := open(t, dsn, nil)
+	require.NoError(t, store.Init(t.Context()))
+	fleet := registry.Fleet{
+		Shards:  []registry.Shard{{Name: "s1", DSN: "host=s1"}},
+		Tenants: []registry.Tenant{{ID: "same", Shard: "s1", Labels: map[string]string{"ring": "canary"}}, {ID: "other", Shard: "s1"}},
+	}
+	_, err := store.Apply(t.Context(), fleet, nil)
+	require.NoError(t, err)
+	require.NoError(t, store.SetTenantSlug(t.Context(), "same", "kept"))
+
+	conn, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), `begin; select from sharded_pg.tenants where id = 'same' for update`)
+	require.NoError(t, err)
+	fleet.Tenants[1].Plan = "growth"
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	found, err := store.Apply(ctx, fleet, nil)
+	require.NoError(t, err, "it waits for the row of a tenant that stays as it is")
+	require.Len(t, found, 1)
+	require.Equal(t, `change tenant "other" plan: free -> growth`, found[0].String())
+}
+
 func TestFirstSightAddsUnknownTenantsWhenAsked(t *testing.T) {
 	t.Parallel()
 	opts := &registry.Options{FirstSight: &registry.FirstSight{
@@ -149,13 +178,6 @@ func TestFirstSightAddsUnknownTenantsWhenAsked(t *testing.T) {
 		}
 		require.Equal(t, resolver.StateActive, route.State)
 		require.Equal(t, "starter", route.Plan.Name)
-		require.NoError(t, c.admin.RemoveTenant(ctx, "acme"))
-		_, err = c.store.Lookup(ctx, "acme")
-		require.ErrorIs(t, err, resolver.ErrTenantNotFound, "removed stays removed")
-		require.NoError(t, c.admin.BeginPurge(ctx, "acme", "acme"))
-		require.NoError(t, c.admin.BuryTenant(ctx, "acme", nil))
-		_, err = c.store.Lookup(ctx, "acme")
-		require.ErrorIs(t, err, resolver.ErrTenantNotFound, "purged stays purged")
 	}
 	_, err := registry.NewMemory(&registry.Options{FirstSight: &registry.FirstSight{Tenant: registry.Tenant{ID: "x"}}})
 	require.ErrorIs(t, err, registry.ErrInvalid)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sharded-pg/sharded-pg/resolver"
@@ -41,19 +42,26 @@ func (d Difference) String() string {
 	slices.Sort(names)
 	for _, name := range names {
 		if d.Action == "add" {
-			fields = append(fields, fmt.Sprintf("%s=%v", name, d.After[name]))
+			fields = append(fields, name+"="+shown(d.After, name))
 			continue
 		}
-		fields = append(fields, fmt.Sprintf("%s: %v -> %v", name, shown(d.Before, name), shown(d.After, name)))
+		fields = append(fields, name+": "+shown(d.Before, name)+" -> "+shown(d.After, name))
 	}
 	return strings.TrimSpace(fmt.Sprintf("%s %s %q %s", d.Action, d.Kind, d.Name, strings.Join(fields, ", ")))
 }
 
-func shown(fields map[string]any, name string) any {
-	if value, ok := fields[name]; ok {
-		return value
+func shown(fields map[string]any, name string) string {
+	value, ok := fields[name]
+	number, isNumber := value.(float64)
+	switch {
+	case !ok:
+		return "(none)"
+	case name == "max_tenants" && number == UnlimitedTenants:
+		return "unlimited"
+	case isNumber:
+		return strconv.FormatFloat(number, 'f', -1, 64)
 	}
-	return "(none)"
+	return fmt.Sprint(value)
 }
 
 var errDryRun = errors.New("dry run")
@@ -73,11 +81,15 @@ func (a *Admin) Apply(ctx context.Context, fleet Fleet, opts *ApplyOptions) ([]D
 	}
 	var all []Difference
 	err = a.store.change(ctx, "applying a fleet", func(tx *change) error {
-		seen := &observed{change: tx}
-		if err := seen.apply(ctx, fleet, tenants, o); err != nil {
+		there, err := tx.tenants.all(ctx)
+		if err != nil {
 			return err
 		}
-		extra, err := seen.extra(ctx, fleet)
+		seen := &observed{change: tx}
+		if err := seen.apply(ctx, fleet, differing(tenants, there), o); err != nil {
+			return err
+		}
+		extra, err := seen.extra(ctx, fleet, there)
 		if err != nil {
 			return err
 		}
@@ -113,6 +125,21 @@ func (f Fleet) checked() ([]Tenant, error) {
 	}
 	slices.SortFunc(tenants, func(a, b Tenant) int { return strings.Compare(a.ID, b.ID) })
 	return tenants, errors.Join(errs...)
+}
+
+// differing returns the tenants that are not there as they shall be. In a large fleet these are few, and the others cost no
+// round trip each. Whoever changes one of those meanwhile has changed it after us.
+func differing(tenants []Tenant, there []TenantInfo) (all []Tenant) {
+	stored := make(map[string]*TenantInfo, len(there))
+	for i := range there {
+		stored[there[i].ID] = &there[i]
+	}
+	for _, t := range tenants {
+		if s := stored[t.ID]; s == nil || !s.Removed.IsZero() || !reflect.DeepEqual(t.onto(s.Tenant), s.Tenant) {
+			all = append(all, t)
+		}
+	}
+	return all
 }
 
 // observed is a transaction that writes down what it records.
@@ -182,7 +209,7 @@ func (l *listener) record(ctx context.Context, e AuditEntry, notification string
 }
 
 // extra returns what the fleet does not name.
-func (o *observed) extra(ctx context.Context, fleet Fleet) (all []Difference, err error) {
+func (o *observed) extra(ctx context.Context, fleet Fleet, tenants []TenantInfo) (all []Difference, err error) {
 	named := make(map[string]bool)
 	for _, s := range fleet.Shards {
 		named["shard\x00"+s.Name] = true
@@ -211,10 +238,6 @@ func (o *observed) extra(ctx context.Context, fleet Fleet) (all []Difference, er
 	}
 	for _, p := range plans {
 		note("plan", p.Name)
-	}
-	tenants, err := o.tenants.all(ctx)
-	if err != nil {
-		return nil, err
 	}
 	for _, t := range tenants {
 		if t.Removed.IsZero() {

@@ -49,6 +49,25 @@ func TestPostgresStoreConforms(t *testing.T) {
 	}
 }
 
+func TestStoresWithFirstSightConform(t *testing.T) {
+	opts := &registry.Options{FirstSight: &registry.FirstSight{}}
+	for name, store := range map[string]func(t testing.TB, fleet registry.Fleet) registrytest.Subject{
+		"memory": func(t testing.TB, fleet registry.Fleet) registrytest.Subject {
+			store := memory(t, opts)
+			load(t, store.Admin, fleet)
+			return registrytest.Subject{Store: store, Admin: store.Admin, Closer: store}
+		},
+		"postgres": func(t testing.TB, fleet registry.Fleet) registrytest.Subject {
+			store := open(t, newRegistry(t), opts)
+			require.NoError(t, store.Init(t.Context()))
+			load(t, store.Admin, fleet)
+			return registrytest.Subject{Store: store, Admin: store.Admin, Closer: store}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { registrytest.Run(t, registrytest.Harness{New: store, FirstSight: true}) })
+	}
+}
+
 // newRegistry returns the DSN of an empty database.
 func newRegistry(t testing.TB) string {
 	server := pgtest.Shared(t, "registry")

@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
 )
 
 // tryDSNs connects with the DSNs of a shard. Its errors name the field, the server's answer and no part of a DSN.
@@ -20,14 +22,16 @@ func tryDSNs(ctx context.Context, shard Shard) error {
 		}
 		dsn, err := expandField(shard.Name, try.field, try.dsn)
 		if err == nil {
-			err = onShard(ctx, dsn, func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) })
+			if err = onShard(ctx, dsn, func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) }); err != nil {
+				err = fmt.Errorf("%w: check server, login and password", err)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s cannot be used: %w", try.field, err))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("shard %q: %w: check server, login and password; nothing was stored", shard.Name, err)
+		return fmt.Errorf("shard %q: %w\nnothing was stored", shard.Name, err)
 	}
 	return nil
 }
@@ -53,15 +57,12 @@ func onShard(ctx context.Context, dsn string, ask func(ctx context.Context, conn
 	return ask(ctx, conn)
 }
 
-// connectError keeps what the server or the network said: pgx's own text has parts of the DSN in it.
+// connectError keeps what the server or the network said.
 func connectError(err error) error {
+	err = connerr.Reason(err)
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {
 		return fmt.Errorf("the server refuses it: %s (SQLSTATE %s)", answer.Message, answer.Code)
-	}
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) && connect.Unwrap() != nil {
-		return fmt.Errorf("no connection: %w", connect.Unwrap())
 	}
 	return fmt.Errorf("no connection: %w", err)
 }

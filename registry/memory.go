@@ -45,6 +45,14 @@ func NewMemory(opts *Options) (*Memory, error) {
 	return m, nil
 }
 
+// FixShards makes all later changes of shards fail with an error that matches [ErrUnsupported] and says why: for stores
+// that are made of a Memory and have the servers that they have.
+func (m *Memory) FixShards(why string) {
+	m.t.mu.Lock()
+	defer m.t.mu.Unlock()
+	m.t.fixed = fmt.Errorf("%w: %s", ErrUnsupported, why)
+}
+
 // memory is the rows of a [Memory].
 type memory struct {
 	admin  *Admin
@@ -53,6 +61,7 @@ type memory struct {
 
 	mu       sync.Mutex
 	frozen   bool
+	fixed    error // why shards are not changed, if they are not
 	shards   map[string]Shard
 	plans    map[string]Plan
 	tenants  map[string]TenantInfo
@@ -86,7 +95,7 @@ func (m *memory) change(ctx context.Context, what string, do func(tx *change) er
 		refusal: refusal,
 		ledger:  tx,
 		census:  tx,
-		shards:  memoryRows[Shard]{tx, m.shards, shardKind.key},
+		shards:  memoryShards{memoryRows[Shard]{tx, m.shards, shardKind.key}},
 		plans:   memoryRows[Plan]{tx, m.plans, planKind.key},
 		tenants: memoryTenants{memoryRows[TenantInfo]{tx, m.tenants, tenantKind.key}},
 		graves:  memoryRows[grave]{tx, m.graves, func(g *grave) string { return g.ID }},
@@ -170,6 +179,16 @@ func (r memoryRows[T]) put(_ context.Context, before, after *T) error {
 		r.tx.undo = append(r.tx.undo, func() { delete(r.rows, key) })
 	}
 	return nil
+}
+
+// memoryShards may be fixed.
+type memoryShards struct{ memoryRows[Shard] }
+
+func (r memoryShards) put(ctx context.Context, before, after *Shard) error {
+	if r.tx.fixed != nil {
+		return r.tx.fixed
+	}
+	return r.memoryRows.put(ctx, before, after)
 }
 
 // memoryTenants keeps the claims and the times, too, as a table's unique indexes and defaults do.

@@ -41,7 +41,7 @@ type Shard struct {
 	AdminDSN string // secret; what provisioning, health checks and ShardDB use; default: there is none
 
 	Region     string            // where it is, for tenants that must be there; default: nowhere in particular
-	Labels     map[string]string // what tenants may ask for: {"tier": "ssd"}
+	Labels     map[string]string // what tenants may ask for: {"tier": "ssd"}; [SlotsLabel], [MemoryLabel]
 	MaxTenants int               // how many tenants it takes; default DefaultMaxTenants
 	MaxBytes   int64             // size of its databases above which it takes no more; default: size does not matter
 	State      ShardState        // default: stays as it is, and ShardOpen for a new shard
@@ -132,6 +132,7 @@ func validateShard(s Shard) error {
 		checkName(&p, "region", s.Region)
 	}
 	checkLabels(&p, s.Labels)
+	checkCapacity(&p, s.Labels)
 	if s.MaxTenants < 0 || s.MaxTenants > UnlimitedTenants {
 		p.add("max tenants is %d: use at least 1, or registry.UnlimitedTenants", s.MaxTenants)
 	}

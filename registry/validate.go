@@ -36,6 +36,14 @@ func cut(name string) string {
 	return strings.ToValidUTF8(name[:80], "") + "..."
 }
 
+// many writes "1 tenant" and "2 tenants".
+func many(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
 func checkDSN(p *problems, field, dsn string) {
 	if strings.ContainsFunc(dsn, unicode.IsControl) || !utf8.ValidString(dsn) {
 		p.add("%s holds control characters or broken UTF-8: check how it was pasted", field)

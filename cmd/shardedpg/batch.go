@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -13,8 +14,8 @@ import (
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
-// barTexts is how many columns a progress bar has besides the bar itself, with numbers of six digits and a time to go.
-const barTexts = 50
+// barTexts is how many columns a progress bar has besides the bar itself, with numbers of six digits, and hours to go.
+const barTexts = 70
 
 // mostFailures ends a batch: after so many, the cause is one for all.
 const mostFailures = 20
@@ -130,11 +131,12 @@ func (a *app) bar(what string, total int) (step, done func()) {
 	w.SetTerminalWidth(a.columns - 1)
 	w.SetTrackerLength(min(max(a.columns-barTexts, 5), 30))
 	style := progress.StyleDefault
-	style.Visibility = progress.StyleVisibility{ETA: true, Percentage: true, Tracker: true, Value: true}
+	style.Visibility = progress.StyleVisibility{ETA: true, Percentage: true, Time: true, Tracker: true, Value: true} // no ETA without Time
 	style.Options.ErrorString = "stopped"
 	style.Options.TimeInProgressPrecision = time.Second
 	w.SetStyle(style)
-	tracker := &progress.Tracker{Message: what, Total: int64(total), Units: progress.UnitsDefault}
+	units := progress.Units{Formatter: func(n int64) string { return fmt.Sprintf("%d of %d", n, total) }}
+	tracker := &progress.Tracker{Message: what, Total: int64(total), Units: units}
 	w.AppendTracker(tracker)
 	rendered := make(chan struct{})
 	go func() {

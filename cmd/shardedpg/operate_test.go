@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 )
 
 func TestAFleetFileIsPreviewedAppliedAndExported(t *testing.T) {
@@ -31,6 +33,10 @@ func TestAFleetFileIsPreviewedAppliedAndExported(t *testing.T) {
 	again := f.run(t, exported, "registry", "apply", "-f", "-")
 	require.Zero(t, again.code, again.notes)
 	require.Contains(t, again.out, "0 to add, 0 to change")
+
+	unlimited := f.run(t, strings.ReplaceAll(exported, "max_tenants: 500", "max_tenants: unlimited"), "registry", "apply", "-f", "-")
+	require.Contains(t, unlimited.out, `change shard "eu1" max_tenants: 500 -> unlimited`)
+	require.Contains(t, f.ok(t, "registry", "audit-log", "--limit", "1"), "max_tenants: 500 -> unlimited")
 
 	moved := f.run(t, strings.ReplaceAll(exported, "${EU1}", "${US1}"), "registry", "apply", "-f", "-")
 	require.Equal(t, exitFailed, moved.code)
@@ -94,6 +100,73 @@ func TestHealthFailsForAShardThatHasAProblem(t *testing.T) {
 	require.Equal(t, exitFailed, r.code)
 	require.Contains(t, r.out, "is a superuser")
 	require.Empty(t, r.notes)
+}
+
+func TestPromisesThatAShardCannotKeepAreWarnedOfWithNumbers(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"max_connections": "25", "wal_level": "logical"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	require.NoError(t, server.Exec(t.Context(), "postgres", "create role app login"))
+	f := newFleet(t)
+	f.ok(t, "registry", "init")
+	f.ok(t, "shard", "add", "small", "--dsn", server.DSN("app", "postgres"), "--admin-dsn", server.DSN("postgres", "postgres"))
+	f.ok(t, "registry", "apply", "-f", written(t, "tenants: {a: {shard: small, plan: growth}}\n"))
+	require.Empty(t, f.run(t, "", "shard", "health").notes, "20 of 22 connections")
+
+	f.ok(t, "registry", "apply", "-f", written(t, "tenants: {a: {shard: small, plan: growth}, b: {shard: small, plan: growth}}\n"))
+	r := f.run(t, "", "shard", "health")
+	require.Zero(t, r.code, "a promise is no problem yet: %s%s", r.out, r.notes)
+	require.Contains(t, r.notes, `warning: shard "small": 2 tenants may use 40 connections together, in each program, 1.8 times the 22 there are: `)
+	require.Len(t, strings.Split(strings.TrimSpace(r.notes), "\n"), 1)
+	shown := f.json(t, "shard", "health")["shards"].([]any)[0].(map[string]any)
+	require.EqualValues(t, 22, shown["slots"])
+	require.Len(t, shown["warnings"], 1)
+	require.Empty(t, f.run(t, "", "registry", "status").notes, "it asks no server, and nobody has said what there is")
+
+	// What no server tells is in the labels, also for a pooler in front.
+	labels := "shards: {small: {dsn: '" + server.DSN("app", "postgres") + "', admin_dsn: '" + server.DSN("postgres", "postgres") +
+		"', labels: {capacity.slots: '10', capacity.memory: 512MB}}}\n"
+	f.ok(t, "registry", "apply", "-f", written(t, labels))
+	for _, args := range [][]string{{"registry", "status"}, {"shard", "health"}, {"plan", "set", "growth", "--weight", "5"}} {
+		notes := f.run(t, "", args...).notes
+		require.Contains(t, notes, "4.0 times the 10 there are", args)
+		require.Contains(t, notes, "work_mem of statements that may run at once is 640 MB, 1.2 times the 512 MB there are: ", args)
+	}
+	status := f.json(t, "registry", "status")["shards"].([]any)[0].(map[string]any)
+	require.Len(t, status["warnings"], 2)
+	require.Empty(t, f.run(t, "", "plan", "set", "growth", "--work-mem", "32MB", "--max-conns", "5").notes, "which is kept")
+	require.Empty(t, f.run(t, "", "registry", "status").notes)
+}
+
+// written is a file with that text.
+func written(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "fleet.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+func TestAServerThatCannotBeAskedHasNoFigures(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "shard", "set-dsn", "eu1", "--admin-dsn", "${EU1_ADMIN}", "--reason", "a test")
+	f.env = slices.DeleteFunc(f.env, func(variable string) bool { return strings.HasPrefix(variable, "EU1_ADMIN=") })
+	r := f.run(t, "", "shard", "health", "eu1")
+	require.Equal(t, exitFailed, r.code)
+	require.Regexp(t, `(?m)^eu1 +problem +- +- +- +-$`, r.out)
+	require.Contains(t, r.out, "EU1_ADMIN is not set")
+}
+
+func TestAnEmptyRegistrySaysWhatIsNext(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.ok(t, "registry", "init")
+	for _, args := range [][]string{{"registry", "status"}, {"shard", "list"}, {"shard", "health"}} {
+		r := f.run(t, "", args...)
+		require.Zero(t, r.code, args)
+		require.Equal(t, "next: shardedpg shard add\n", r.notes, args)
+	}
 }
 
 func TestSetDSNKeepsTheOneThatIsNotGiven(t *testing.T) {

@@ -76,13 +76,20 @@ func (c *planSet) Run(a *app) error {
 			return usage("plan %q would be new: give --statement-timeout, --work-mem and --max-conns", c.Name)
 		}
 		c.onto(&plan)
+		var promises []registry.Commitment
 		if !c.DryRun {
 			if err := reg.PutPlan(ctx, plan); err != nil {
 				return invalid(err)
 			}
+			if promises, err = reg.Overcommit(ctx, nil); err != nil {
+				return err
+			}
 		}
 		return a.show(publicPlan(plan), func() {
 			a.plans([]registry.Plan{plan})
+			for _, p := range promises {
+				a.warn(p.Shard, p.Warnings())
+			}
 			if c.DryRun {
 				a.note("dry run: nothing was changed")
 			}

@@ -28,13 +28,14 @@ func (registryInit) Run(a *app) error {
 
 // shownStatus is a shard of the status in JSON.
 type shownStatus struct {
-	Shard      string `json:"shard"`
-	State      string `json:"state"`
-	Tenants    int    `json:"tenants"`
-	MaxTenants int    `json:"max_tenants"`
-	Running    int    `json:"running_tenants"`
-	MaxConns   int64  `json:"max_conns"`
-	WorkMemKB  int64  `json:"work_mem_kb"`
+	Shard      string   `json:"shard"`
+	State      string   `json:"state"`
+	Tenants    int      `json:"tenants"`
+	MaxTenants int      `json:"max_tenants"`
+	Running    int      `json:"running_tenants"`
+	MaxConns   int64    `json:"max_conns"`
+	WorkMemKB  int64    `json:"work_mem_kb"`
+	Warnings   []string `json:"warnings,omitempty"`
 }
 
 type registryStatus struct{}
@@ -56,9 +57,12 @@ func (registryStatus) Run(a *app) error {
 		status := make([]shownStatus, 0, len(shards))
 		tenants := 0
 		for _, s := range shards {
-			shown := shownStatus{Shard: s.Name, State: string(s.State), Tenants: s.Tenants, MaxTenants: s.MaxTenants}
+			shown := shownStatus{
+				Shard: s.Name, State: string(s.State), Tenants: s.Tenants, MaxTenants: s.MaxTenants, Warnings: s.Warnings(),
+			}
 			if i := slices.IndexFunc(promises, func(c registry.Commitment) bool { return c.Shard == s.Name }); i >= 0 {
 				shown.Running, shown.MaxConns, shown.WorkMemKB = promises[i].Tenants, promises[i].MaxConns, promises[i].WorkMemKB
+				shown.Warnings = append(shown.Warnings, promises[i].Warnings()...)
 			}
 			status = append(status, shown)
 			tenants += s.Tenants
@@ -77,7 +81,9 @@ func (registryStatus) Run(a *app) error {
 				})
 			}
 			a.table([]string{"SHARD", "STATE", "TENANTS", "MAX TENANTS", "RUNNING", "PROMISED CONNS", "PROMISED MEMORY"}, rows)
-			a.warn(shards)
+			for _, s := range status {
+				a.warn(s.Shard, s.Warnings)
+			}
 		})
 	})
 }
@@ -183,7 +189,7 @@ func (c *registryAuditLog) Run(a *app) error {
 func changed(before, after map[string]any) string {
 	var fields []string
 	for _, name := range slices.Sorted(maps.Keys(after)) {
-		was, is := plain(before[name]), plain(after[name])
+		was, is := plain(name, before[name]), plain(name, after[name])
 		switch {
 		case before == nil:
 			fields = append(fields, name+"="+is)
@@ -195,16 +201,21 @@ func changed(before, after map[string]any) string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(before)) {
 		if _, kept := after[name]; !kept && after != nil {
-			fields = append(fields, name+": "+plain(before[name])+" -> none")
+			fields = append(fields, name+": "+plain(name, before[name])+" -> none")
 		}
 	}
 	return strings.Join(fields, " ")
 }
 
 // plain writes a value of the audit log: words as they are, the rest as JSON.
-func plain(value any) string {
-	if word, ok := value.(string); ok {
-		return word
+func plain(name string, value any) string {
+	switch v := value.(type) {
+	case string:
+		return v
+	case float64:
+		if name == "max_tenants" {
+			return showMost(int(v))
+		}
 	}
 	encoded, err := json.Marshal(value)
 	if err != nil {

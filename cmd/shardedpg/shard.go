@@ -40,7 +40,7 @@ type shardAdd struct {
 	DSN        string            `required:"" placeholder:"DSN" help:"What tenants' statements use. $${NAME} in it stands for an environment variable, read where the DSN is used: so the registry holds no password. Put single quotes around it."`
 	AdminDSN   string            `placeholder:"DSN" help:"What provisioning and health checks use. Without it only the model shared works, as far as the login may."`
 	Region     string            `help:"Where it is, for tenants that must be there."`
-	Label      map[string]string `placeholder:"NAME=VALUE" mapsep:"," help:"What tenants may ask for; may be repeated."`
+	Label      map[string]string `placeholder:"NAME=VALUE" mapsep:"," help:"What tenants may ask for; may be repeated. capacity.memory=48GB is what the server has for work_mem, capacity.slots=200 what a pooler in front allows: status and health compare."`
 	MaxTenants most              `placeholder:"N" help:"How many tenants it takes, or unlimited. Default 500."`
 	MaxBytes   size              `placeholder:"100GB" help:"Size of its databases above which it takes no more tenants. Default: any."`
 }
@@ -77,16 +77,19 @@ func (shardList) Run(a *app) error {
 				})
 			}
 			a.table([]string{"SHARD", "STATE", "TENANTS", "MAX TENANTS", "REGION", "LABELS"}, rows)
-			a.warn(shards)
+			for _, s := range shards {
+				a.warn(s.Name, s.Warnings())
+			}
+			if len(shards) == 0 {
+				a.note("next: shardedpg shard add")
+			}
 		})
 	})
 }
 
-func (a *app) warn(shards []registry.ShardInfo) {
-	for _, s := range shards {
-		for _, warning := range s.Warnings() {
-			a.note("warning: shard %q: %s", s.Name, warning)
-		}
+func (a *app) warn(shard string, warnings []string) {
+	for _, warning := range warnings {
+		a.note("warning: shard %q: %s", shard, warning)
 	}
 }
 
@@ -109,7 +112,7 @@ func (c *shardShow) Run(a *app) error {
 			a.fields("shard", s.Name, "state", string(s.State), "tenants", strconv.Itoa(s.Tenants),
 				"of model schema", strconv.Itoa(s.Schemas), "max tenants", showMost(s.MaxTenants), "max bytes", most,
 				"region", s.Region, "labels", pairs(s.Labels), "admin DSN", admin)
-			a.warn([]registry.ShardInfo{s})
+			a.warn(s.Name, s.Warnings())
 		})
 	})
 }

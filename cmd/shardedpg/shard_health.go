@@ -9,6 +9,12 @@ import (
 	"github.com/sharded-pg/sharded-pg/registry/health"
 )
 
+// shownHealth is a report in JSON.
+type shownHealth struct {
+	health.Report
+	Warnings []string `json:"warnings,omitempty"`
+}
+
 type shardHealth struct {
 	Names []string `arg:"" optional:"" name:"name" help:"Shards to look at. Default: all."`
 }
@@ -29,12 +35,15 @@ func (c *shardHealth) Run(a *app) error {
 				shards = append(shards, s)
 			}
 		}
-		reports := make([]health.Report, len(shards))
+		reports := make([]shownHealth, len(shards))
 		var wg sync.WaitGroup
 		for i, s := range shards {
-			wg.Go(func() { reports[i] = health.Check(ctx, s.Shard, nil) })
+			wg.Go(func() { reports[i].Report = health.Check(ctx, s.Shard, nil) })
 		}
 		wg.Wait()
+		if err := overcommitted(ctx, reg, shards, reports); err != nil {
+			return err
+		}
 		if err := a.show(map[string]any{"shards": reports}, func() { a.health(reports) }); err != nil {
 			return err
 		}
@@ -47,16 +56,41 @@ func (c *shardHealth) Run(a *app) error {
 	})
 }
 
-func (a *app) health(reports []health.Report) {
+// overcommitted adds warnings where plans promise more than the servers have, or than the shards' labels say.
+func overcommitted(ctx context.Context, reg *registry.Postgres, shards []registry.ShardInfo, reports []shownHealth) error {
+	capacities := make(map[string]registry.Capacity, len(shards))
+	for i, s := range shards {
+		if c := s.Capacity(); c.Slots == 0 {
+			capacities[s.Name] = registry.Capacity{Slots: reports[i].Slots}
+		}
+	}
+	promises, err := reg.Overcommit(ctx, capacities)
+	if err != nil {
+		return err
+	}
+	for _, c := range promises {
+		for i := range reports {
+			if reports[i].Shard == c.Shard {
+				reports[i].Warnings = c.Warnings()
+			}
+		}
+	}
+	return nil
+}
+
+func (a *app) health(reports []shownHealth) {
 	var rows [][]string
 	for _, r := range reports {
-		if !r.Reachable {
-			rows = append(rows, []string{r.Shard, "unreachable", "", "", "", ""})
-			continue
-		}
 		state := "ok"
-		if len(r.Problems) > 0 {
+		switch {
+		case !r.Reachable:
+			state = "unreachable"
+		case len(r.Problems) > 0:
 			state = "problem"
+		}
+		if r.Version == 0 { // its server was not asked
+			rows = append(rows, []string{r.Shard, state, "", "", "", ""})
+			continue
 		}
 		rows = append(rows, []string{
 			r.Shard, state, strconv.Itoa(r.Version / 10000), roughSize(r.Bytes),
@@ -68,5 +102,9 @@ func (a *app) health(reports []health.Report) {
 		for _, problem := range r.Problems {
 			a.say("shard %q: %s", r.Shard, problem)
 		}
+		a.warn(r.Shard, r.Warnings)
+	}
+	if len(reports) == 0 {
+		a.note("next: shardedpg shard add")
 	}
 }

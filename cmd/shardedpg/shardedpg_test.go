@@ -46,6 +46,7 @@ func TestErrorsSayWhatToDoAndNameNoSecret(t *testing.T) {
 	}{
 		"no such command":     {[]string{"tenant", "mvoe", "a"}, "unexpected argument mvoe", exitUsage},
 		"unconfirmed purge":   {[]string{"tenant", "purge", "acme"}, "--yes", exitUsage},
+		"clear for a reason":  {[]string{"tenant", "override", "acme", "--clear", "--reason", "it ended"}, "no reason", exitUsage},
 		"override backwards":  {[]string{"tenant", "override", "acme", "--weight", "2", "--for=-1h"}, "such as 24h", exitUsage},
 		"unknown shard":       {[]string{"shard", "show", "eu9"}, "next: shardedpg shard list", exitFailed},
 		"unknown plan":        {[]string{"tenant", "plan", "acme", "gold"}, "next: shardedpg plan list", exitFailed},

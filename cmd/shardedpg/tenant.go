@@ -132,7 +132,7 @@ type tenantOverride struct {
 	oneTenant
 	limits
 	For    *time.Duration `placeholder:"24h" help:"How long. Default: until it is cleared."`
-	Reason line           `help:"Why, for the next operator."`
+	Reason line           `help:"Why, for the next operator and the audit log."`
 	Clear  bool           `help:"Back to the plan."`
 }
 
@@ -140,8 +140,8 @@ func (c *tenantOverride) Run(a *app) error {
 	done := "has another limit than its plan"
 	var override *registry.Override
 	switch {
-	case c.Clear && (!c.empty() || c.For != nil):
-		return usage("--clear goes with no limits: leave them out, or leave --clear out")
+	case c.Clear && (!c.empty() || c.For != nil || c.Reason != ""):
+		return usage("--clear goes with no limits and no reason: leave them out, or leave --clear out")
 	case c.Clear:
 		done = "is back on its plan's limits"
 	case c.empty():

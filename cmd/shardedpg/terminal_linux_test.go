@@ -156,6 +156,26 @@ func TestCtrlCEndsABatchThatCanBeRunAgain(t *testing.T) {
 	require.Len(t, f.json(t, "tenant", "list", "--limit", "10000", "--state", "active")["tenants"], len(added)+5)
 }
 
+func TestABatchSaysHowFarItIsAndHowLongItWillTake(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "registry", "apply", "-f", unlimited(t, f))
+	var ids strings.Builder
+	for n := range 9000 {
+		fmt.Fprintf(&ids, "t%04d\n", n)
+	}
+	file := t.TempDir() + "/ids"
+	require.NoError(t, os.WriteFile(file, []byte(ids.String()), 0o600))
+	term := f.on(t, 120, "tenant", "add", "-f", file, "--no-provision")
+	term.shows(" of 9000 in ")
+	term.shows("~ETA: ")
+	term.press("\x03")
+	require.Equal(t, exitFailed, term.ends(), term.text())
+	for line := range strings.Lines(escapes.ReplaceAllString(term.text(), "")) {
+		require.Less(t, len(strings.TrimRight(line, "\r\n")), 120)
+	}
+}
+
 // unlimited is a fleet file in which both shards take any number of tenants.
 func unlimited(t *testing.T, f *fleet) string {
 	t.Helper()

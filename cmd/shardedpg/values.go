@@ -154,9 +154,9 @@ func showMost(n int) string {
 type limits struct {
 	StatementTimeout timeout  `placeholder:"30s" help:"Longest time of a statement, or unlimited."`
 	WorkMem          size     `placeholder:"16MB" help:"Memory of a sort or hash, at least 64kB."`
-	MaxConns         *int     `placeholder:"N" help:"Connections that a tenant may use at once. Recorded; this version of the driver does not enforce it."`
-	Rate             *float64 `placeholder:"N" help:"Statements per second; 0 for no limit. Recorded; not enforced yet."`
-	Weight           *int     `placeholder:"N" help:"Share of a busy shard, against other tenants. Recorded; not enforced yet."`
+	MaxConns         *int     `placeholder:"N" help:"Connections to its shard that a tenant may use at once, in each program."`
+	Rate             *float64 `placeholder:"N" help:"Statements per second, in each program; 0 for no limit."`
+	Weight           *int     `placeholder:"N" help:"Share of a busy shard, against other tenants."`
 }
 
 // Validate is called by kong.

@@ -36,9 +36,9 @@ import (
 
 // file is the form of the text. Names are keys, so that none can be listed twice.
 type file struct {
-	Shards  map[string]shard  `yaml:"shards,omitempty"`
-	Plans   map[string]plan   `yaml:"plans,omitempty"`
-	Tenants map[string]tenant `yaml:"tenants,omitempty"`
+	Shards  map[string]shard `yaml:"shards,omitempty"`
+	Plans   map[string]plan  `yaml:"plans,omitempty"`
+	Tenants tenants          `yaml:"tenants,omitempty"`
 }
 
 type shard struct {
@@ -166,7 +166,7 @@ func (f file) fleet() (fleet registry.Fleet, err error) {
 // Write writes a fleet; Read gives it back. Lists are in the order of names, so that writing the same fleet again is the
 // same text.
 func Write(w io.Writer, fleet registry.Fleet) error {
-	f := file{Shards: map[string]shard{}, Plans: map[string]plan{}, Tenants: map[string]tenant{}}
+	f := file{Shards: map[string]shard{}, Plans: map[string]plan{}, Tenants: tenants{}}
 	for _, s := range fleet.Shards {
 		f.Shards[s.Name] = shard{s.DSN, s.AdminDSN, s.Region, s.Labels, count(s.MaxTenants), s.MaxBytes, string(s.State)}
 	}

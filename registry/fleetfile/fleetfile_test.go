@@ -2,6 +2,7 @@ package fleetfile_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,4 +168,58 @@ func FuzzReadNeverPanicsAndWriteIsRead(f *testing.F) {
 		again := write(t, fleet)
 		require.Equal(t, again, write(t, read(t, again)))
 	})
+}
+
+func TestTenantsAreReadAsStrictlyAsTheRest(t *testing.T) {
+	t.Parallel()
+	for text, says := range map[string][]string{
+		"tenants:\n  a: {shard: x}\n  b: {shard: x}\n  a: {shard: y}\n": {`line 4: mapping key "a" already defined at line 2`},
+		"tenants:\n  a: {shrad: x}\n  b: {shard: x, palm: y}\n":         {"line 2: field shrad not found", "line 3: field palm not found"},
+		"tenants:\n  a: {shard: x, shard: y}\n":                         {"already defined"},
+		"tenants:\n  a: &a {shard: x}\n  b: {<<: *a, plna: y}\n":        {"line 3: field plna not found"},
+		"tenants:\n  a: {<<: [{shard: x}, {pl: y}]}\n":                  {"field pl not found"},
+		"tenants:\n  a: &a\n    <<: *a\n":                               {"contains itself"},
+		"tenants:\n  a: [x]\n":                                          {"cannot unmarshal"},
+		"tenants:\n  - a\n":                                             {"cannot unmarshal"},
+		"tenants:\n  a: {labels: {x: y, x: z}}\n":                       {"already defined"},
+		"tenants:\n  [a]: {shard: x}\n":                                 {"cannot unmarshal"},
+		"tenants: {<<: {a: {shrad: x}}}\n":                              {"field shrad not found"},
+	} {
+		_, err := fleetfile.Read(strings.NewReader(text))
+		require.Error(t, err, text)
+		for _, part := range says {
+			require.ErrorContains(t, err, part, text)
+		}
+	}
+	fleet := read(t, "tenants:\n  a: &a {shard: x, plan: p}\n  b: {<<: *a, plan: q}\n  c: *a\n  7: {shard: x}\n  d:\n")
+	require.Equal(t, []registry.Tenant{
+		{ID: "7", Shard: "x"}, {ID: "a", Shard: "x", Plan: "p"}, {ID: "b", Shard: "x", Plan: "q"}, {ID: "c", Shard: "x", Plan: "p"}, {ID: "d"},
+	}, fleet.Tenants)
+	require.Len(t, read(t, "tenants:\n  <<: {a: {shard: x}}\n  b: {shard: x}\n").Tenants, 2)
+	require.Empty(t, read(t, "tenants:\n").Tenants)
+	require.Empty(t, read(t, "tenants: {}\n").Tenants)
+}
+
+// The parser compares each key of a mapping with each other one: under the race detector that takes many minutes.
+func TestAHundredThousandTenantsAreRead(t *testing.T) {
+	t.Parallel()
+	var text strings.Builder
+	text.WriteString("tenants:\n")
+	for i := range 100_000 {
+		fmt.Fprintf(&text, "  tenant-%06d: {shard: eu1}\n", i)
+	}
+	done := make(chan int, 1)
+	go func() {
+		fleet, err := fleetfile.Read(strings.NewReader(text.String()))
+		if err != nil {
+			t.Error(err)
+		}
+		done <- len(fleet.Tenants)
+	}()
+	select {
+	case n := <-done:
+		require.Equal(t, 100_000, n)
+	case <-time.After(2 * time.Minute):
+		require.FailNow(t, "not within two minutes")
+	}
 }

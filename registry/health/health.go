@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
@@ -62,6 +62,7 @@ type Report struct {
 	Replica   bool          `json:"replica,omitempty"` // of another server
 	Bytes     int64         `json:"bytes,omitempty"`   // of all databases
 	MaxConns  int           `json:"max_connections,omitempty"`
+	Slots     int           `json:"slots,omitempty"` // of those, what is not reserved: what tenants can have
 	FreeConns int           `json:"free_connections"`
 	Lag       time.Duration `json:"lag,omitempty"`   // of the slowest replica, as far as the admin DSN may see
 	Clock     time.Duration `json:"clock,omitempty"` // how far the server's clock is ahead of ours
@@ -74,12 +75,14 @@ const appSQL = `select r.rolsuper, r.rolbypassrls,
        exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))
   from pg_roles r where r.rolname = session_user`
 
+// serverSQL asks for what an administrator sees. reserved_connections is there from PostgreSQL 16 on.
 const serverSQL = `select current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),
        (select coalesce(sum(pg_database_size(oid)), 0)::bigint from pg_database
          where has_database_privilege(oid, 'connect') or pg_has_role('pg_read_all_stats', 'member')),
        current_setting('max_connections')::int,
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-         - (select coalesce(sum(numbackends), 0)::int from pg_stat_database),
+         - coalesce(current_setting('reserved_connections', true), '0')::int,
+       (select coalesce(sum(numbackends), 0)::int from pg_stat_database),
        (select coalesce(extract(epoch from max(replay_lag)), 0)::float8 from pg_stat_replication),
        clock_timestamp()`
 
@@ -142,12 +145,14 @@ func (r *Report) server(ctx context.Context, shard registry.Shard, o Options) {
 	}
 	err := ask(ctx, dsn, func(conn *pgx.Conn) error {
 		var lag float64
+		var used int
 		var clock time.Time
 		start := time.Now()
 		if err := conn.QueryRow(ctx, serverSQL).Scan(
-			&r.Version, &r.WALLevel, &r.Replica, &r.Bytes, &r.MaxConns, &r.FreeConns, &lag, &clock); err != nil {
+			&r.Version, &r.WALLevel, &r.Replica, &r.Bytes, &r.MaxConns, &r.Slots, &used, &lag, &clock); err != nil {
 			return err
 		}
+		r.FreeConns = r.Slots - used
 		r.Lag = time.Duration(lag * float64(time.Second))
 		// The server read its clock between the question and the answer.
 		r.Clock = clock.Sub(start.Add(time.Since(start) / 2)).Round(time.Millisecond)
@@ -197,15 +202,7 @@ func ask(ctx context.Context, dsn string, do func(conn *pgx.Conn) error) error {
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		var answer *pgconn.PgError
-		var connect *pgconn.ConnectError
-		switch {
-		case errors.As(err, &answer):
-			return answer
-		case errors.As(err, &connect) && connect.Unwrap() != nil:
-			return connect.Unwrap()
-		}
-		return err
+		return connerr.Reason(err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

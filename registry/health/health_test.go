@@ -19,7 +19,9 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 
 func TestAHealthyShardHasNoProblems(t *testing.T) {
 	t.Parallel()
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"wal_level": "logical", "max_connections": "30"}})
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{
+		"wal_level": "logical", "max_connections": "30", "superuser_reserved_connections": "5",
+	}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = server.Stop() })
 	require.NoError(t, server.Exec(t.Context(), "postgres", `create role app login`))
@@ -31,10 +33,27 @@ func TestAHealthyShardHasNoProblems(t *testing.T) {
 	require.True(t, report.Reachable)
 	require.Equal(t, "logical", report.WALLevel)
 	require.Equal(t, 30, report.MaxConns)
-	require.Greater(t, report.FreeConns, 20)
+	require.Equal(t, 25, report.Slots)
+	require.Greater(t, report.FreeConns, 15)
+	require.Less(t, report.FreeConns, 25, "we hold one")
 	require.Greater(t, report.Bytes, int64(1e6))
 	require.Equal(t, server.Major(), report.Version/10000)
 	require.Less(t, report.Clock.Abs(), time.Second, "it is the same clock")
+}
+
+func TestReservedConnectionsAreNotFree(t *testing.T) {
+	t.Parallel()
+	first, err := pgtest.Start(t.Context(), pgtest.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = first.Stop() })
+	if first.Major() < 16 {
+		t.Skip("PostgreSQL has reserved_connections from version 16 on")
+	}
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"max_connections": "30", "reserved_connections": "4"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	dsn := server.DSN("postgres", "postgres")
+	require.Equal(t, 23, health.Check(t.Context(), registry.Shard{Name: "s1", DSN: dsn, AdminDSN: dsn}, nil).Slots)
 }
 
 func TestEachProblemIsNamed(t *testing.T) {

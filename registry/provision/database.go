@@ -13,6 +13,9 @@ import (
 // databaseMark is the comment on a database once all that a tenant needs is in it. Several tenants may share one.
 const databaseMark = "sharded-pg: tenants"
 
+// unfinishedMark is the comment until then, so that purging knows what it may drop.
+func unfinishedMark(tenant string) string { return "sharded-pg: being made for tenant " + tenant }
+
 const databaseSQL = `select coalesce(shobj_description(oid, 'pg_database'), '') from pg_database where datname = $1`
 
 // makeDatabase makes the tenant's database. CREATE DATABASE cannot be part of a transaction: what comes after it is, and
@@ -32,11 +35,14 @@ func (r *run) makeDatabase(ctx context.Context, reg *registry.Admin) error {
 				if r.Create != nil {
 					from = "template0"
 				}
-				_, err := conn.Exec(ctx, "create database "+name+" template "+from)
+				if _, err := conn.Exec(ctx, "create database "+name+" template "+from); err != nil {
+					return err
+				}
+				_, err := conn.Exec(ctx, "comment on database "+name+" is "+literal(unfinishedMark(r.tenant.ID)))
 				return err
 			case err != nil:
 				return err
-			case comment != "" && comment != databaseMark:
+			case comment != "" && comment != databaseMark && comment != unfinishedMark(r.tenant.ID):
 				return r.notOurs("database", name)
 			default:
 				marked = comment == databaseMark

@@ -274,7 +274,7 @@ func (p *purge) dropDatabase(ctx context.Context) error {
 			return nil
 		case err != nil:
 			return err
-		case comment != databaseMark:
+		case comment != databaseMark && comment != unfinishedMark(p.tenant.ID):
 			return p.fail("drop database", p.unmarked("database", ident(p.tenant.Database), databaseMark))
 		}
 		counts := make(map[string]int64)

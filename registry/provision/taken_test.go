@@ -77,3 +77,19 @@ func TestPurgeDropsNothingThatIsEverybodys(t *testing.T) {
 	require.Equal(t, []string{"2"}, s.query(t, s.database, `select count(*)::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where nspname = 'tenant_template' and relkind = 'r'`))
 }
+
+func TestPurgeDropsADatabaseThatWasNotFinished(t *testing.T) {
+	t.Parallel()
+	s := newShard(t)
+	opts := &provision.Options{TemplateDatabase: s.server.NewDatabase(t)} // without tables
+	tenant := s.add(t, "halfway", resolver.ModelDatabase)
+	require.ErrorIs(t, provision.Tenant(t.Context(), s.admin, tenant.ID, opts), provision.ErrTemplate)
+	there := func() []string {
+		return s.query(t, s.database, `select count(*)::text from pg_database where datname = $1`, tenant.Database)
+	}
+	require.Equal(t, []string{"1"}, there())
+	require.NoError(t, s.admin.RemoveTenant(t.Context(), tenant.ID))
+	_, err := provision.Purge(t.Context(), s.admin, tenant.ID, tenant.ID, opts)
+	require.NoError(t, err)
+	require.Equal(t, []string{"0"}, there())
+}

@@ -97,7 +97,7 @@ func addTenantSaysWhy(t *testing.T, h Harness) {
 		require.ErrorContains(t, err, text)
 	}
 	require.NotContains(t, err.Error(), "opensesame")
-	_, err = store.Lookup(ctx, "x")
+	_, err = store.Tenant(ctx, "x")
 	require.ErrorIs(t, err, resolver.ErrTenantNotFound)
 }
 

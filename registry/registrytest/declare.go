@@ -53,8 +53,10 @@ func failedChange(t *testing.T, h Harness) {
 	require.NoError(t, err)
 	plan := registry.Plan{Name: "new", StatementTimeout: resolver.Unlimited, WorkMemKB: 64, MaxConns: 1, Weight: 1}
 	_, err = store.Apply(ctx, registry.Fleet{
-		Plans:   []registry.Plan{plan},
-		Tenants: []registry.Tenant{{ID: "a1", Shard: "s1"}, {ID: "z", Shard: "s2", Model: resolver.ModelSchema, Schema: "tenant_delta", Role: "r"}},
+		Plans: []registry.Plan{plan},
+		Tenants: []registry.Tenant{
+			{ID: "a1", Shard: h.on("s1")}, {ID: "z", Shard: h.on("s2"), Model: resolver.ModelSchema, Schema: "tenant_delta", Role: "r"},
+		},
 	}, nil)
 	require.ErrorIs(t, err, registry.ErrConflict)
 	_, err = store.Tenant(ctx, "a1")
@@ -65,7 +67,7 @@ func failedChange(t *testing.T, h Harness) {
 	after, err := store.Audit(ctx, registry.AuditFilter{})
 	require.NoError(t, err)
 	require.Equal(t, before, after)
-	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: "z", Shard: "s2", Model: resolver.ModelSchema, Role: "r"}), "its role was not left taken")
+	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: "z", Shard: h.on("s2"), Model: resolver.ModelSchema, Role: "r"}), "its role was not left taken")
 }
 
 func applying(t *testing.T, h Harness) {
@@ -143,7 +145,10 @@ func exporting(t *testing.T, h Harness) {
 func overcommit(t *testing.T, h Harness) {
 	store, ctx := h.New(t, fleet()), t.Context()
 	require.NoError(t, store.SetOverride(ctx, "acme", &registry.Override{MaxConns: 7}))
-	got, err := store.Overcommit(ctx, map[string]registry.Capacity{"s2": {Slots: 20, MemoryKB: 1 << 20}})
+	require.NoError(t, store.UpdateShard(ctx, "s2", func(s *registry.Shard) {
+		s.Labels = map[string]string{registry.SlotsLabel: "99", registry.MemoryLabel: "1GB"}
+	}))
+	got, err := store.Overcommit(ctx, map[string]registry.Capacity{"s2": {Slots: 20}})
 	require.NoError(t, err)
 	// s1: acme with 7 connections of 4 MB, beta with 3 of 100 kB, gamma with 1 of 64 kB. s2: delta with 100 of 256 MB, uuid
 	// with 2 of 4 MB; münchen is disabled.
@@ -152,10 +157,21 @@ func overcommit(t *testing.T, h Harness) {
 		{Shard: "s2", Tenants: 2, MaxConns: 102, WorkMemKB: 100<<18 + 2*4096, Capacity: registry.Capacity{Slots: 20, MemoryKB: 1 << 20}},
 	}, got)
 	require.Empty(t, got[0].Warnings(), "what is not known is not compared")
-	require.Equal(t, []string{
-		"2 tenants may use 102 connections together, 5.1 times the 20 there are",
-		"work_mem of statements that may run at once is 5021 MB, 4.9 times the 1024 MB there are",
-	}, got[1].Warnings())
+	warnings := got[1].Warnings()
+	require.Len(t, warnings, 2)
+	require.Contains(t, warnings[0], "2 tenants may use 102 connections together, in each program, 5.1 times the 20 there are")
+	require.Contains(t, warnings[1], "work_mem of statements that may run at once is 5021 MB, 4.9 times the 1024 MB there are")
+	require.Contains(t, warnings[1], "lower work_mem")
+	for label, values := range map[string][]string{
+		registry.SlotsLabel:  {"0", "-1", "many", "1.5", "99999999999", "20MB"},
+		registry.MemoryLabel: {"48", "0GB", "1.5GB", "lots", "GB", "9999999999TB"},
+	} {
+		for _, value := range values {
+			err := store.UpdateShard(ctx, "s1", func(s *registry.Shard) { s.Labels = map[string]string{label: value} })
+			require.ErrorIs(t, err, registry.ErrInvalid, "%s=%s", label, value)
+			require.ErrorContains(t, err, "label "+label, value)
+		}
+	}
 }
 
 func forEach(t *testing.T, h Harness) {

@@ -14,39 +14,14 @@ import (
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
-var mutations = map[string]func(*testing.T, Harness){
-	"PutTenantBumpsTheEpochOnlyForAnotherPlacement": epochFollowsPlacement,
-	"PutTenantKeepsTheStateUnlessTold":              stateIsKept,
-	"PutTenantServesManyGoroutines":                 concurrentPuts,
-	"PutReportsAllProblems":                         allProblems,
-	"NoTwoTenantsShareASchemaOrRole":                noSharedSchema,
-	"SetTenantStateFollowsTheDiagram":               statesFollowTheDiagram,
-	"WatchTellsOfChangesAndOfNothingElse":           watchTellsOfChanges,
-}
-
-func mutationsAreRefused(t *testing.T, h Harness) {
-	store := h.New(t, fleet())
-	ctx := t.Context()
-	require.ErrorIs(t, store.PutShard(ctx, registry.Shard{Name: "s9", DSN: "host=s9"}), registry.ErrReadOnlyStore)
-	require.ErrorIs(t, store.PutPlan(ctx, registry.DefaultPlans()[0]), registry.ErrReadOnlyStore)
-	require.ErrorIs(t, store.PutTenant(ctx, registry.Tenant{ID: "new", Shard: "s1"}), registry.ErrReadOnlyStore)
-	require.ErrorIs(t, store.SetTenantState(ctx, "acme", resolver.StateDisabled), registry.ErrReadOnlyStore)
-	_, err := store.AddTenant(ctx, registry.Tenant{ID: "new"}, nil)
-	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
-	_, err = store.PreviewTenants(ctx, []registry.Tenant{{ID: "new"}}, nil)
-	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
-	require.ErrorIs(t, store.UpdateShard(ctx, "s1", func(s *registry.Shard) { s.Region = "us" }), registry.ErrReadOnlyStore)
-	require.ErrorIs(t, store.RemoveTenant(ctx, "acme"), registry.ErrReadOnlyStore)
-	_, err = store.Apply(ctx, registry.Fleet{Tenants: []registry.Tenant{{ID: "new", Shard: "s1"}}}, nil)
-	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
-	_, err = store.Lookup(ctx, "new")
-	require.ErrorIs(t, err, resolver.ErrTenantNotFound)
-	shards, err := store.ListShards(ctx)
-	require.NoError(t, err)
-	require.Len(t, shards, 2, "it lists like any other")
-	tenants, err := store.ListTenants(ctx, registry.TenantFilter{Shard: "s1"})
-	require.NoError(t, err)
-	require.Len(t, tenants, 3)
+var mutations = map[string]trial{
+	"PutTenantBumpsTheEpochOnlyForAnotherPlacement": {mutable | anyShards, epochFollowsPlacement},
+	"PutTenantKeepsTheStateUnlessTold":              {mutable, stateIsKept},
+	"PutTenantServesManyGoroutines":                 {mutable | anyShards, concurrentPuts},
+	"PutReportsAllProblems":                         {mutable | anyShards | strangers, allProblems},
+	"NoTwoTenantsShareASchemaOrRole":                {mutable, noSharedSchema},
+	"SetTenantStateFollowsTheDiagram":               {mutable, statesFollowTheDiagram},
+	"WatchTellsOfChangesAndOfNothingElse":           {mutable | anyShards, watchTellsOfChanges},
 }
 
 func epochFollowsPlacement(t *testing.T, h Harness) {
@@ -84,9 +59,9 @@ func epochFollowsPlacement(t *testing.T, h Harness) {
 func stateIsKept(t *testing.T, h Harness) {
 	store := h.New(t, fleet())
 	require.NoError(t, store.SetTenantState(t.Context(), "acme", resolver.StateDisabled))
-	require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: "acme", Shard: "s1", Plan: "growth"}))
+	require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: "acme", Shard: h.on("s1"), Plan: "growth"}))
 	require.Equal(t, resolver.StateDisabled, lookup(t, store, "acme").State)
-	require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: "new", Shard: "s1", State: resolver.StateProvisioning}))
+	require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: "new", Shard: h.on("s1"), State: resolver.StateProvisioning}))
 	require.Equal(t, resolver.StateProvisioning, lookup(t, store, "new").State)
 }
 
@@ -149,7 +124,7 @@ func allProblems(t *testing.T, h Harness) {
 
 func noSharedSchema(t *testing.T, h Harness) {
 	store := h.New(t, fleet())
-	other := registry.Tenant{ID: "other", Shard: "s2", Model: resolver.ModelSchema, Schema: "tenant_delta", Role: "r1"}
+	other := registry.Tenant{ID: "other", Shard: h.on("s2"), Model: resolver.ModelSchema, Schema: "tenant_delta", Role: "r1"}
 	err := store.PutTenant(t.Context(), other)
 	require.ErrorIs(t, err, registry.ErrConflict)
 	require.ErrorContains(t, err, `schema "tenant_delta"`)
@@ -172,7 +147,7 @@ func statesFollowTheDiagram(t *testing.T, h Harness) {
 		require.Equal(t, state, lookup(t, store, "acme").State)
 	}
 	require.ErrorIs(t, store.SetTenantState(ctx, "acme", resolver.StateActive), registry.ErrInvalid)
-	require.ErrorIs(t, store.PutTenant(ctx, registry.Tenant{ID: "acme", Shard: "s1", State: resolver.StateActive}), registry.ErrInvalid)
+	require.ErrorIs(t, store.PutTenant(ctx, registry.Tenant{ID: "acme", Shard: h.on("s1"), State: resolver.StateActive}), registry.ErrInvalid)
 	require.ErrorIs(t, store.SetTenantState(ctx, "beta", resolver.StateProvisioning), registry.ErrInvalid)
 	require.ErrorIs(t, store.SetTenantState(ctx, "beta", "asleep"), registry.ErrInvalid)
 	require.ErrorIs(t, store.SetTenantState(ctx, "unknown", resolver.StateActive), resolver.ErrTenantNotFound)

@@ -8,6 +8,7 @@
 package registrytest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,7 +38,42 @@ type Harness struct {
 	New func(t testing.TB, fleet registry.Fleet) Subject
 	// ReadOnly says that the store refuses mutations.
 	ReadOnly bool
+	// Shard names the only shard of a store that refuses changes of it. New then leaves the shards of a fleet out, and
+	// puts all of its tenants on this one.
+	Shard string
+	// FirstSight says that the store makes unknown tenants when they are looked up.
+	FirstSight bool
 }
+
+// needs is what a store must do for a test; for what it does not, another test says how it refuses.
+type needs int
+
+const (
+	mutable   needs = 1 << iota // it can be changed
+	anyShards                   // it has the shards that it is given
+	strangers                   // unknown tenants stay unknown
+)
+
+type trial struct {
+	needs needs
+	run   func(*testing.T, Harness)
+}
+
+func (h Harness) lacks() (all needs) {
+	if h.ReadOnly {
+		all |= mutable
+	}
+	if h.Shard != "" {
+		all |= anyShards
+	}
+	if h.FirstSight {
+		all |= strangers
+	}
+	return all
+}
+
+// on is the shard that stands for one of the fleet.
+func (h Harness) on(shard string) string { return cmp.Or(h.Shard, shard) }
 
 const uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 
@@ -78,27 +114,27 @@ func Run(t *testing.T, h Harness) {
 	t.Helper()
 	require.NoError(t, os.Setenv(secretEnv, secret)) //nolint:usetesting // the subtests are parallel, Setenv of T refuses that
 	t.Cleanup(func() { _ = os.Unsetenv(secretEnv) })
-	for name, test := range map[string]func(*testing.T, Harness){
-		"LookupReturnsTheWholeRoute":            lookupReturnsTheWholeRoute,
-		"LookupKnowsNoOtherTenant":              lookupKnowsNoOtherTenant,
-		"LookupHonoursItsContext":               lookupHonoursItsContext,
-		"LookupNamesTheVariableThatIsNotSet":    lookupNamesTheVariableThatIsNotSet,
-		"LookupServesManyGoroutines":            lookupServesManyGoroutines,
-		"ShardsAreListedWithExpandedDSNs":       shardsAreListedWithExpandedDSNs,
-		"WatchFlushesFirstAndEndsWithItsCaller": watchFlushesFirstAndEndsWithItsCaller,
-		"CloseEndsWatch":                        closeEndsWatch,
-	} {
-		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, h) })
-	}
-	if h.ReadOnly {
-		t.Run("MutationsAreRefused", func(t *testing.T) { t.Parallel(); mutationsAreRefused(t, h) })
-		return
-	}
-	for _, tests := range []map[string]func(*testing.T, Harness){mutations, administration} {
-		for name, test := range tests {
-			t.Run(name, func(t *testing.T) { t.Parallel(); test(t, h) })
+	for _, trials := range []map[string]trial{reads, mutations, administration, refusals(h)} {
+		for name, test := range trials {
+			if test.needs&h.lacks() == 0 {
+				t.Run(name, func(t *testing.T) { t.Parallel(); test.run(t, h) })
+			}
 		}
 	}
+}
+
+// reads is what each store does alike.
+var reads = map[string]trial{
+	"LookupReturnsTheWholeRoute":                {0, lookupReturnsTheWholeRoute},
+	"LookupKnowsNoOtherTenant":                  {strangers, lookupKnowsNoOtherTenant},
+	"LookupRefusesWhatIsNoID":                   {0, lookupRefusesWhatIsNoID},
+	"LookupHonoursItsContext":                   {0, lookupHonoursItsContext},
+	"LookupNamesTheVariableThatIsNotSet":        {anyShards, lookupNamesTheVariableThatIsNotSet},
+	"LookupServesManyGoroutines":                {0, lookupServesManyGoroutines},
+	"ShardsAreListedWithExpandedDSNs":           {anyShards, shardsAreListedWithExpandedDSNs},
+	"WatchFlushesFirstAndEndsWithItsCaller":     {0, watchFlushesFirstAndEndsWithItsCaller},
+	"CloseEndsWatch":                            {0, closeEndsWatch},
+	"ForEachTenantReportsDoneFailedAndNotTried": {0, forEach},
 }
 
 func lookup(t *testing.T, store Subject, tenant string) *resolver.Route {
@@ -116,6 +152,12 @@ func lookupReturnsTheWholeRoute(t *testing.T, h Harness) {
 	}
 	s1 := resolver.Shard{Name: "s1", DSN: expandedDSN}
 	s2 := resolver.Shard{Name: "s2", DSN: "host=s2 password=pa$$word"}
+	if h.Shard != "" {
+		only, err := store.Shard(t.Context(), h.Shard)
+		require.NoError(t, err)
+		only.AdminDSN = ""
+		s1, s2 = only, only
+	}
 	for _, want := range []resolver.Route{
 		{Tenant: "acme", Shard: s1, Model: resolver.ModelShared, Plan: plans["free"], State: resolver.StateActive},
 		{Tenant: "beta", Shard: s1, Database: "group1", Model: resolver.ModelShared, Plan: plans["rated"], State: resolver.StateReadOnly},
@@ -141,6 +183,10 @@ func lookupKnowsNoOtherTenant(t *testing.T, h Harness) {
 		_, err := store.Lookup(t.Context(), id)
 		require.ErrorIs(t, err, resolver.ErrTenantNotFound, id)
 	}
+}
+
+func lookupRefusesWhatIsNoID(t *testing.T, h Harness) {
+	store := h.New(t, fleet())
 	for _, id := range []string{"", " acme", "acme\n", "ac\x00me", "a'b", "A0EEBC99-9c0b-4ef8-bb6d-6bb9bd380a11"} {
 		_, err := store.Lookup(t.Context(), id)
 		require.ErrorIs(t, err, resolver.ErrInvalidTenant, "%q", id)

@@ -75,6 +75,10 @@ func overrides(t *testing.T, h Harness) {
 	require.Equal(t, want, lookup(t, store, "beta").Plan)
 	require.Equal(t, base.WorkMemKB, lookup(t, store, "beta").Plan.WorkMemKB)
 	require.Equal(t, "quarterly report", info(t, store, "beta").Override.Reason)
+	log, err := store.Audit(ctx, registry.AuditFilter{Subject: "beta", Limit: 1})
+	require.NoError(t, err)
+	require.Equal(t, "set_override", log[0].Action)
+	require.Equal(t, "quarterly report", log[0].Note, "where all reasons are looked for")
 
 	o = &registry.Override{WorkMemKB: 1 << 10, Weight: 3, Rate: 2.5, Expires: time.Now().Add(300 * time.Millisecond)}
 	require.NoError(t, store.SetOverride(ctx, "beta", o))
@@ -108,7 +112,7 @@ func slugs(t *testing.T, h Harness) {
 	require.ErrorIs(t, store.SetTenantSlug(ctx, "acme", "big-corp"), registry.ErrConflict)
 	require.ErrorIs(t, store.SetTenantSlug(ctx, "acme", "big corp"), registry.ErrInvalid)
 	require.ErrorIs(t, store.SetTenantLabels(ctx, "acme", map[string]string{"a": "b c"}), registry.ErrInvalid)
-	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: uuid, Shard: "s2", Model: resolver.ModelSchema, Schema: "own", Role: "own_role"}))
+	require.NoError(t, store.PutTenant(ctx, registry.Tenant{ID: uuid, Shard: h.on("s2"), Model: resolver.ModelSchema, Schema: "own", Role: "own_role"}))
 	require.Equal(t, "big-corp", info(t, store, uuid).Slug, "an empty slug means: as it is")
 	require.Equal(t, map[string]string{"ring": "canary"}, info(t, store, uuid).Labels)
 	found, err := store.ListTenants(ctx, registry.TenantFilter{Slug: "big-corp"})

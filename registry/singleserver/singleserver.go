@@ -55,7 +55,7 @@ type Config struct {
 const shardName = "local"
 
 // Store is a [registry.Store] on one server. It forgets its tenants with the program; their databases stay, and are
-// found again. Any number of goroutines may use it.
+// found again. Changes of shards fail with [registry.ErrUnsupported]. Any number of goroutines may use it.
 type Store struct {
 	*registry.Memory
 	cfg Config
@@ -97,6 +97,7 @@ func Open(cfg Config) (*Store, error) {
 		stop()
 		return nil, err
 	}
+	m.FixShards("this registry is for development and has one server: use registry.Postgres")
 	return s, nil
 }
 
@@ -107,12 +108,16 @@ func (s *Store) Lookup(ctx context.Context, tenant string) (*resolver.Route, err
 	if !errors.Is(err, resolver.ErrTenantNotFound) {
 		return route, err
 	}
-	if _, err := s.Tenant(ctx, tenant); err == nil {
-		return nil, fmt.Errorf("%w: %q was removed", resolver.ErrTenantNotFound, tenant)
-	}
 	database := s.cfg.Database(tenant)
 	if database == "" {
 		return nil, fmt.Errorf("%w: %q: Config.Database names no database for it", resolver.ErrTenantNotFound, tenant)
+	}
+	// Model shared, so that the tenant's setting is in force whether or not others live in the database.
+	wanted := registry.Tenant{ID: tenant, Shard: shardName, Database: database, Plan: s.cfg.Plan, State: resolver.StateActive}
+	if known, err := s.known(ctx, wanted); err != nil {
+		return nil, err
+	} else if known {
+		return s.Memory.Lookup(ctx, tenant)
 	}
 	m := s.make(ctx, tenant, database)
 	select {
@@ -123,12 +128,27 @@ func (s *Store) Lookup(ctx context.Context, tenant string) (*resolver.Route, err
 	if m.err != nil {
 		return nil, m.err
 	}
-	// Model shared, so that the tenant's setting is in force whether or not others live in the database.
-	err = s.PutTenant(ctx, registry.Tenant{ID: tenant, Shard: shardName, Database: database, Plan: s.cfg.Plan})
-	if err != nil {
+	if _, err := s.AddTenant(ctx, wanted, nil); err != nil && !errors.Is(err, registry.ErrExists) {
 		return nil, err
 	}
 	return s.Memory.Lookup(ctx, tenant)
+}
+
+// known looks before a database is made whether it would be for nothing: the tenant was removed, was purged, or cannot
+// become one.
+func (s *Store) known(ctx context.Context, tenant registry.Tenant) (bool, error) {
+	previews, err := s.PreviewTenants(ctx, []registry.Tenant{tenant}, nil)
+	if err != nil {
+		return false, err
+	}
+	switch err := previews[0].Err; {
+	case errors.Is(err, registry.ErrExists):
+		return true, nil
+	case errors.Is(err, registry.ErrInvalid):
+		return false, fmt.Errorf("%w: %w", resolver.ErrTenantNotFound, err)
+	default:
+		return false, err
+	}
 }
 
 // make starts making a database, or returns who does already.
@@ -139,6 +159,11 @@ func (s *Store) make(ctx context.Context, tenant, database string) *making {
 		return m
 	}
 	m := &making{done: make(chan struct{})}
+	if s.life.Err() != nil {
+		m.err = registry.ErrClosed
+		close(m.done)
+		return m
+	}
 	s.making[database] = m
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timeout)
 	release := context.AfterFunc(s.life, cancel) //nolint:contextcheck // it ends with the store as well as in time
@@ -174,25 +199,11 @@ func (s *Store) provision(ctx context.Context, tenant, database string) error {
 	return provision.Tenant(ctx, m.Admin, tenant, &provision.Options{Create: s.cfg.Create, TemplateDatabase: s.cfg.Template})
 }
 
-var errOneServer = fmt.Errorf("%w: this one is for development and has one server: use registry.Postgres", registry.ErrUnsupported)
-
-// PutShard returns an error that matches [registry.ErrUnsupported].
-func (s *Store) PutShard(context.Context, registry.Shard) error { return errOneServer }
-
-// AddShard returns an error that matches [registry.ErrUnsupported].
-func (s *Store) AddShard(context.Context, registry.Shard) error { return errOneServer }
-
-// RemoveShard returns an error that matches [registry.ErrUnsupported].
-func (s *Store) RemoveShard(context.Context, string) error { return errOneServer }
-
-// SetShardDSN returns an error that matches [registry.ErrUnsupported].
-func (s *Store) SetShardDSN(context.Context, string, string, string, string) error {
-	return errOneServer
-}
-
-// Close ends Watch and waits until no database is being made.
+// Close ends Watch and waits until no database is being made. Lookups go on working, but for tenants that are not there.
 func (s *Store) Close() error {
+	s.mu.Lock() // nothing is begun any more
 	s.stop()
+	s.mu.Unlock()
 	s.wg.Wait()
 	return s.Memory.Close()
 }

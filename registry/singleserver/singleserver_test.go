@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/registry/registrytest"
 	"github.com/sharded-pg/sharded-pg/registry/singleserver"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
@@ -49,6 +51,32 @@ func config(t *testing.T, made *atomic.Int64) singleserver.Config {
 			return nil
 		},
 	}
+}
+
+// One server is enough for all stores of the suite: each has databases of its own.
+func TestASingleServerConforms(t *testing.T) {
+	var made, stores atomic.Int64
+	cfg := config(t, &made)
+	harness := registrytest.Harness{
+		Shard: "local", FirstSight: true,
+		New: func(t testing.TB, fleet registry.Fleet) registrytest.Subject {
+			cfg, number := cfg, stores.Add(1)
+			cfg.Database = func(tenant string) string { return fmt.Sprintf("store%d_%s", number, tenant) }
+			store, err := singleserver.Open(cfg)
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, store.Close()) })
+			for _, plan := range fleet.Plans {
+				require.NoError(t, store.PutPlan(t.Context(), plan))
+			}
+			for _, tenant := range fleet.Tenants {
+				tenant.Shard = "local"
+				require.NoError(t, store.PutTenant(t.Context(), tenant))
+			}
+			return registrytest.Subject{Store: store, Admin: store.Admin, Closer: store}
+		},
+	}
+	t.Run("suite", func(t *testing.T) { registrytest.Run(t, harness) }) // which waits for its parallel tests
+	require.EqualValues(t, 3, made.Load(), "for the unknown tenants, and for nobody else")
 }
 
 func openDB(t *testing.T, cfg singleserver.Config) (*singleserver.Store, *sql.DB) {
@@ -131,24 +159,71 @@ func TestAFailureIsTriedAgain(t *testing.T) {
 	require.Eventually(t, func() bool { _, err = store.Lookup(t.Context(), "a"); return err == nil }, 20*time.Second, time.Millisecond)
 }
 
-func TestWhatOneServerCannotDoIsSaid(t *testing.T) {
+func TestAServerThatIsAwayIsNoUnknownTenant(t *testing.T) {
 	t.Parallel()
-	store, err := singleserver.Open(singleserver.Config{DSN: "host=/nonexistent password=opensesame", AdminDSN: "host=/nonexistent password=opensesame"})
+	away := singleserver.Config{DSN: "host=/nonexistent password=opensesame", AdminDSN: "host=/nonexistent password=opensesame"}
+	store, err := singleserver.Open(away)
 	require.NoError(t, err)
 	defer store.Close()
-	ctx := t.Context()
-	for _, err := range []error{
-		store.PutShard(ctx, registry.Shard{Name: "s2", DSN: "host=x"}), store.AddShard(ctx, registry.Shard{Name: "s2", DSN: "host=x"}),
-		store.RemoveShard(ctx, "local"), store.SetShardDSN(ctx, "local", "host=x", "", "why"),
-	} {
-		require.ErrorIs(t, err, registry.ErrUnsupported)
-	}
-	_, err = store.Lookup(ctx, "a")
+	_, err = store.Lookup(t.Context(), "a")
 	require.Error(t, err)
 	require.NotErrorIs(t, err, resolver.ErrTenantNotFound)
 	require.NotContains(t, fmt.Sprint(err), "opensesame")
-	_, err = singleserver.Open(singleserver.Config{DSN: "host=x"})
-	require.ErrorIs(t, err, registry.ErrInvalid)
-	_, err = singleserver.Open(singleserver.Config{AdminDSN: "host=x"})
-	require.ErrorIs(t, err, registry.ErrInvalid)
+	for _, id := range []string{strings.Repeat("x", 57), "nameless"} {
+		away.Database = func(tenant string) string { return strings.TrimPrefix("tenant_"+tenant, "tenant_nameless") }
+		strict, err := singleserver.Open(away)
+		require.NoError(t, err)
+		defer strict.Close()
+		_, err = strict.Lookup(t.Context(), id)
+		require.ErrorIs(t, err, resolver.ErrTenantNotFound, "%s: no database can have its name", id)
+	}
+	for _, incomplete := range []singleserver.Config{{DSN: "host=x"}, {AdminDSN: "host=x"}} {
+		_, err = singleserver.Open(incomplete)
+		require.ErrorIs(t, err, registry.ErrInvalid)
+	}
+}
+
+func TestAClosedStoreMakesNoDatabase(t *testing.T) {
+	t.Parallel()
+	var made atomic.Int64
+	store, err := singleserver.Open(config(t, &made))
+	require.NoError(t, err)
+	require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: "there", Shard: "local"}))
+	require.NoError(t, store.Close())
+	_, err = store.Lookup(t.Context(), "there")
+	require.NoError(t, err)
+	_, err = store.Lookup(t.Context(), "new")
+	require.ErrorIs(t, err, registry.ErrClosed)
+	require.Zero(t, made.Load())
+}
+
+func TestATenantThatOthersChangedMeanwhileStaysAsTheyLeftIt(t *testing.T) {
+	t.Parallel()
+	var made atomic.Int64
+	var late atomic.Bool
+	asked, told := make(chan struct{}), make(chan struct{})
+	cfg := config(t, &made)
+	cfg.Database = func(tenant string) string {
+		if late.Load() {
+			close(asked)
+			<-told
+		}
+		return "own_" + tenant
+	}
+	store, err := singleserver.Open(cfg)
+	require.NoError(t, err)
+	defer store.Close()
+	late.Store(true)
+	plan := make(chan string, 1)
+	go func() {
+		route, err := store.Lookup(t.Context(), "acme")
+		if err != nil {
+			t.Error(err)
+		}
+		plan <- route.Plan.Name
+	}()
+	<-asked // it has not found the tenant, and goes on making it
+	require.NoError(t, store.PutTenant(t.Context(), registry.Tenant{ID: "acme", Shard: "local", Database: "own_acme", Plan: "growth"}))
+	close(told)
+	require.Equal(t, "growth", <-plan)
 }
