@@ -59,12 +59,12 @@ func onShard(ctx context.Context, dsn string, ask func(ctx context.Context, conn
 
 // connectError keeps what the server or the network said.
 func connectError(err error) error {
-	err = connerr.Reason(err)
+	err = connerr.Failed(err)
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {
 		return fmt.Errorf("the server refuses it: %s (SQLSTATE %s)", answer.Message, answer.Code)
 	}
-	return fmt.Errorf("no connection: %w", err)
+	return err
 }
 
 // Bytes measures how much the databases of a shard hold.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 	"github.com/sharded-pg/sharded-pg/rls/policy"
@@ -157,7 +158,7 @@ func (t target) on(ctx context.Context, work func(conn *pgx.Conn) error) error {
 		}
 		conn, err := pgx.ConnectConfig(ctx, cfg)
 		if err != nil {
-			return connectError(err)
+			return connerr.Failed(err)
 		}
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -170,19 +171,6 @@ func (t target) on(ctx context.Context, work func(conn *pgx.Conn) error) error {
 		return fmt.Errorf("%s: %w", t, err)
 	}
 	return nil
-}
-
-// connectError keeps what the server or the network said: pgx's own text has parts of the DSN in it.
-func connectError(err error) error {
-	var answer *pgconn.PgError
-	var connect *pgconn.ConnectError
-	switch {
-	case errors.As(err, &answer):
-		return answer
-	case errors.As(err, &connect) && connect.Unwrap() != nil:
-		return fmt.Errorf("no connection: %w", connect.Unwrap())
-	}
-	return fmt.Errorf("no connection: %w", err)
 }
 
 // config is what was declared at the newest apply, and what is given now.

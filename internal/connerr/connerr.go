@@ -3,6 +3,7 @@ package connerr
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -21,6 +22,16 @@ func Reason(err error) error {
 		return once(connect.Unwrap())
 	}
 	return err
+}
+
+// Failed is Reason as the text of a failed connection.
+func Failed(err error) error {
+	err = Reason(err)
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) {
+		return err
+	}
+	return fmt.Errorf("no connection: %w", err)
 }
 
 // reasons are joined errors on one line.

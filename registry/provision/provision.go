@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
@@ -200,7 +200,7 @@ func (r *run) connected(ctx context.Context, database string, work func(ctx cont
 		}
 		conn, err := pgx.ConnectConfig(ctx, cfg)
 		if err != nil {
-			return connectError(err)
+			return connerr.Failed(err)
 		}
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -209,19 +209,6 @@ func (r *run) connected(ctx context.Context, database string, work func(ctx cont
 		}()
 		return work(ctx, conn)
 	})
-}
-
-// connectError keeps what the server or the network said: pgx's own text has parts of the DSN in it.
-func connectError(err error) error {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
-		return answer
-	}
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) && connect.Unwrap() != nil {
-		return fmt.Errorf("no connection: %w", connect.Unwrap())
-	}
-	return fmt.Errorf("no connection: %w", err)
 }
 
 // inTx runs work in a transaction.

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
@@ -283,7 +284,7 @@ func (p *purge) dropDatabase(ctx context.Context) error {
 		cfg.Database = p.tenant.Database
 		inside, err := pgx.ConnectConfig(ctx, cfg)
 		if err != nil {
-			return connectError(err)
+			return connerr.Failed(err)
 		}
 		err = inTx(ctx, inside, func(tx pgx.Tx) error { return countTables(ctx, tx, "", counts) })
 		if err := errors.Join(err, inside.Close(ctx)); err != nil {
