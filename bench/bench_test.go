@@ -126,6 +126,7 @@ func TestNoisySectionRunsAlone(t *testing.T) {
 			require.Positive(t, r.P50us)
 			require.GreaterOrEqual(t, r.P99us, r.P50us)
 			require.Positive(t, r.OpsPerS)
+			require.Positive(t, r.RatioToLimit)
 		}
 		require.Contains(t, string(chart), ">"+p.name+"<")
 	}
