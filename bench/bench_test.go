@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"encoding/xml"
 	"io"
 	"os"
 	"path/filepath"
@@ -19,7 +21,7 @@ func tiny(t *testing.T, args ...string) options {
 		"-rounds=2", "-round-time=3ms", "-rows=2000", "-out", filepath.Join(t.TempDir(), "out", "latest.json"),
 	}, args...), io.Discard)
 	require.NoError(t, err)
-	o.tenants, o.idle, o.idleRounds, o.routing, o.registry = 50, 5*time.Millisecond, 1, false, 0
+	o.tenants, o.idle, o.idleRounds, o.routing, o.noisy, o.registry = 50, 5*time.Millisecond, 1, false, false, 0
 	return o
 }
 
@@ -97,6 +99,91 @@ func TestRegistrySectionRunsAlone(t *testing.T) {
 	}, names)
 }
 
+func TestNoisySectionRunsAlone(t *testing.T) {
+	t.Parallel()
+	needServer(t)
+	dir := t.TempDir()
+	o, err := parseOptions([]string{
+		"-only=noisy", "-noisy-conns=2", "-out", filepath.Join(dir, "noisy.json"), "-noisy-chart", filepath.Join(dir, "noisy.svg"),
+	}, io.Discard)
+	require.NoError(t, err)
+	o.noisyRows, o.noisyTimes = 2000, noisyTimes{rounds: 1, phase: 500 * time.Millisecond, settle: 100 * time.Millisecond}
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), &out, o))
+	require.Contains(t, out.String(), "p99 of quiet tenants beside a noisy one, 2 connections: ratio to alone")
+
+	text, err := os.ReadFile(o.jsonFile)
+	require.NoError(t, err)
+	var got results
+	require.NoError(t, json.Unmarshal(text, &got))
+	chart, err := os.ReadFile(o.noisyChart)
+	require.NoError(t, err)
+	require.NoError(t, xml.Unmarshal(chart, new(any)))
+	for _, p := range allPeers() {
+		for _, c := range []string{noisyAlone, noisyBeside} {
+			r, ok := got.find(c, p.name, 2, 0)
+			require.True(t, ok, "%s of %s", c, p.name)
+			require.Positive(t, r.P50us)
+			require.GreaterOrEqual(t, r.P99us, r.P50us)
+			require.Positive(t, r.OpsPerS)
+			require.Positive(t, r.RatioToLimit)
+		}
+		require.Contains(t, string(chart), ">"+p.name+"<")
+	}
+}
+
+func TestAnOpenLoopCountsFromWhenItShouldHaveBegun(t *testing.T) {
+	t.Parallel()
+	const late = time.Second
+	second := make(chan bool)
+	got := openLoop(t.Context(), time.Now().Add(-late), 10*time.Millisecond, 2, func(_ context.Context, n int) error {
+		if n == 1 {
+			close(second)
+			return io.EOF
+		}
+		<-second // nobody waits for those before
+		return nil
+	})
+	require.Len(t, got, 2)
+	for n, a := range got {
+		require.Equal(t, time.Duration(n)*10*time.Millisecond, a.planned)
+		require.GreaterOrEqual(t, a.took, late-a.planned)
+	}
+	require.NoError(t, got[0].err)
+	require.ErrorIs(t, got[1].err, io.EOF)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Empty(t, openLoop(ctx, time.Now(), time.Microsecond, 10, nil))
+}
+
+func TestPartsOfARoundAreApart(t *testing.T) {
+	t.Parallel()
+	times := noisyTimes{rounds: 3, phase: time.Second, settle: time.Second}
+	r := &noisyRun{peer: ownPeer, conns: 4}
+	for round := range 3 {
+		var all []arrival
+		for n := range 300 {
+			took := time.Duration(1+round) * time.Millisecond
+			if n >= 100 && n < 200 {
+				took *= 4
+			}
+			all = append(all, arrival{planned: time.Duration(n) * 10 * time.Millisecond, took: took})
+		}
+		all[150].err, all[151].err = io.EOF, io.EOF
+		r.rounds = append(r.rounds, all)
+	}
+	rs := r.results(times)
+	require.Equal(t, results{
+		{Case: noisyAlone, Peer: ownPeer, Concurrency: 4, P50us: 2000, P99us: 2000, OpsPerS: 100},
+		{Case: noisyBeside, Peer: ownPeer, Concurrency: 4, P50us: 8000, P99us: 5e6, OpsPerS: 98},
+	}, rs)
+	targets := rs.judge()
+	require.Len(t, targets, 1)
+	require.InDelta(t, 2500, targets[0].got, 1e-9)
+	require.False(t, targets[0].met())
+}
+
 func TestUnknownNamesAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{
@@ -106,6 +193,7 @@ func TestUnknownNamesAreRefused(t *testing.T) {
 		"concurrency": {"-concurrency=0"},
 		"rounds":      {"-rounds=0"},
 		"section":     {"-only=none"},
+		"noisy":       {"-noisy-conns=0"},
 		"no registry": {"-only=registry", "-registry-tenants=0"},
 		"argument":    {"read_lane1"},
 	} {
@@ -158,13 +246,13 @@ func TestTargetsAreJudgedInTheirDirection(t *testing.T) {
 
 func TestEachPeerGetsEachPlaceInTheOrder(t *testing.T) {
 	t.Parallel()
-	peers := []*opened{{}, {}, {}, {}}
+	const peers = 4
 	for i := range peers {
 		first := false
-		for r := range 2 * len(peers) {
+		for r := range 2 * peers {
 			order := turn(peers, r)
-			require.ElementsMatch(t, peers, order)
-			first = first || order[0] == peers[i]
+			require.ElementsMatch(t, []int{0, 1, 2, 3}, order)
+			first = first || order[0] == i
 		}
 		require.True(t, first, "peer %d is never first", i)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 )
@@ -114,10 +115,12 @@ func read(ctx context.Context, q querier, tenant string, id int64) error {
 		return fmt.Errorf("row %d of tenant %s: %w", id, tenant, err)
 	}
 	if owner != tenant || got != id {
-		return fmt.Errorf("asked for row %d of tenant %s, got row %d of tenant %s", id, tenant, got, owner)
+		return fmt.Errorf("%w: asked for row %d of tenant %s, got row %d of tenant %s", errWrongRow, id, tenant, got, owner)
 	}
 	return nil
 }
+
+var errWrongRow = errors.New("row-level security failed")
 
 // update fails unless exactly one row changed; the sums at the end of the run show that they were the right ones.
 func update(ctx context.Context, q querier, id int64) error {

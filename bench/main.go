@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,7 +47,12 @@ type options struct {
 	burst       int // goroutines of the stampede
 	tcp         bool
 	routing     bool
-	registry    int    // tenants of the registry section
+	registry    int // tenants of the registry section
+	noisy       bool
+	noisyTimes  noisyTimes
+	noisyRows   int // of the noisy tenant
+	noisyConns  []int
+	noisyChart  string
 	only        string // the section to run alone
 	cpuProfile  string
 	jsonFile    string
@@ -61,14 +67,16 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		peers       = flags.String("peers", "", "only these peers, separated by commas; ratios need plain")
 		delay       = flags.String("delay", "0,1", "network delays in milliseconds per round trip; 0 is direct")
 		concurrency = flags.String("concurrency", "1,16", "numbers of goroutines")
-		quick       = flags.Bool("quick", false, "fewer rows and rounds: under a minute, numbers are rough")
+		noisyConns  = flags.String("noisy-conns", fmt.Sprintf("%d,32", 2*runtime.NumCPU()), "connections to the shard in the section noisy")
+		quick       = flags.Bool("quick", false, "fewer rows and rounds: a minute or two, numbers are rough")
 	)
 	flags.IntVar(&o.rounds, "rounds", 13, "turns of each peer in each case; the report shows medians over them")
 	flags.DurationVar(&o.roundTime, "round-time", 120*time.Millisecond, "length of one turn")
 	flags.IntVar(&o.rows, "rows", 1_000_000, "rows of the table, spread over the tenants")
 	flags.BoolVar(&o.tcp, "tcp", false, "without delay, use TCP on 127.0.0.1 instead of the unix socket")
 	flags.IntVar(&o.registry, "registry-tenants", registryTenants, "tenants of the registry section; 0 leaves it out")
-	flags.StringVar(&o.only, "only", "", "only this section: registry")
+	flags.StringVar(&o.only, "only", "", "only this section: registry or noisy")
+	flags.StringVar(&o.noisyChart, "noisy-chart", "bench/out/noisy.svg", "write the chart of the section noisy to this file")
 	flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of "+ownPeer+" alone to this file, in extra rounds")
 	flags.StringVar(&o.jsonFile, "out", "bench/out/latest.json", "write the results to this file")
 	if err := flags.Parse(args); err != nil {
@@ -78,6 +86,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q; all options are flags", flags.Arg(0))
 	}
 	o.tenants, o.burst, o.idle, o.idleRounds, o.routing = tenantCount, stampedeSize, 1100*time.Millisecond, 8, true
+	o.noisy, o.noisyRows = true, noisyRows
+	o.noisyTimes = noisyTimes{rounds: 3, phase: 4 * time.Second, settle: time.Second}
 	if *quick {
 		set := map[string]bool{}
 		flags.Visit(func(f *flag.Flag) { set[f.Name] = true })
@@ -94,6 +104,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 			o.registry = 5000
 		}
 		o.idleRounds = 2
+		o.noisyTimes = noisyTimes{rounds: 1, phase: time.Second, settle: time.Second / 2}
 	}
 	var err error
 	if o.cases, err = chooseCases(*cases); err != nil {
@@ -106,6 +117,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		return o, err
 	}
 	if o.concurrency, err = numbers("concurrency", *concurrency, strconv.Atoi); err != nil {
+		return o, err
+	}
+	if o.noisyConns, err = numbers("noisy-conns", *noisyConns, strconv.Atoi); err != nil {
 		return o, err
 	}
 	return o, o.validate()
@@ -129,8 +143,13 @@ func (o options) validate() error {
 	if o.registry < 0 {
 		errs = append(errs, errors.New("-registry-tenants must not be negative"))
 	}
-	if o.only != "" && o.only != "registry" {
-		errs = append(errs, fmt.Errorf("-only %q: the only section that runs alone is registry", o.only))
+	if o.only != "" && o.only != "registry" && o.only != "noisy" {
+		errs = append(errs, fmt.Errorf("-only %q: the sections that run alone are registry and noisy", o.only))
+	}
+	for _, c := range o.noisyConns {
+		if c < 1 || c > maxNoisyConns {
+			errs = append(errs, fmt.Errorf("-noisy-conns %d: use 1 to %d", c, maxNoisyConns))
+		}
 	}
 	if o.only == "registry" && o.registry == 0 {
 		errs = append(errs, errors.New("-only registry needs -registry-tenants above 0"))

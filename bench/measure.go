@@ -135,7 +135,8 @@ func measureCase(ctx context.Context, peers []*opened, c benchCase, rounds int, 
 		}
 	}
 	for r := range rounds {
-		for _, o := range turn(peers, r) {
+		for _, i := range turn(len(peers), r) {
+			o := peers[i]
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -157,7 +158,8 @@ func measureCase(ctx context.Context, peers []*opened, c benchCase, rounds int, 
 func measureIdle(ctx context.Context, peers []*opened, c benchCase, rounds int, idle time.Duration) error {
 	latencies := map[*opened][]int64{}
 	for r := range rounds + 1 { // the first one prepares statements
-		for _, o := range turn(peers, r) {
+		for _, i := range turn(len(peers), r) {
+			o := peers[i]
 			w := o.workers[0]
 			begin := time.Now()
 			if err := c.run(ctx, o.peer, w); err != nil {
@@ -187,11 +189,10 @@ func measureIdle(ctx context.Context, peers []*opened, c benchCase, rounds int, 
 
 // turn is the order of a round: rotated by one every second round and backwards in between, so that in time each peer
 // runs first, last and after each neighbour.
-func turn(peers []*opened, round int) []*opened {
-	n := len(peers)
-	order := make([]*opened, 0, n)
+func turn(n, round int) []int {
+	order := make([]int, 0, n)
 	for i := range n {
-		order = append(order, peers[(i+round/2)%n])
+		order = append(order, (i+round/2)%n)
 	}
 	if round%2 == 1 {
 		slices.Reverse(order)

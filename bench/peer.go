@@ -36,7 +36,12 @@ type peerConfig struct {
 	tenants     []string
 	wide        string // for a peer that cannot change tenants: the tenant to read where a case asks for a random one
 	backends    int    // how many connections a peer that would open one per tenant may hold
+	conns       int    // most connections in use at once, and half as many for a tenant with some of its own; 0: no limit
+	noisy       string // a tenant on a larger plan, with more to do than there are connections
 }
+
+// share of conns that is one tenant's, as sharded_tenant_share has it; 0 where they have no limit, as in SetMaxOpenConns.
+func (c peerConfig) share() int { return (c.conns + 1) / 2 }
 
 // connConfig parses the DSN and names the peer to the server, which is how its connections are counted.
 func (c peerConfig) connConfig() (*pgx.ConnConfig, error) {

@@ -19,6 +19,7 @@ func openBegin(_ context.Context, cfg peerConfig) (peer, error) {
 		return nil, err
 	}
 	db := stdlib.OpenDB(*conn)
+	db.SetMaxOpenConns(cfg.conns)
 	db.SetMaxIdleConns(cfg.concurrency)
 	return &beginSetCommit{db: db}, nil
 }

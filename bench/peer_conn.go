@@ -23,6 +23,7 @@ func openConn(_ context.Context, cfg peerConfig) (peer, error) {
 		return nil, err
 	}
 	db := stdlib.OpenDB(*conn)
+	db.SetMaxOpenConns(cfg.conns)
 	db.SetMaxIdleConns(cfg.concurrency)
 	return &connSetReset{db: db}, nil
 }

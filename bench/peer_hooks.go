@@ -27,6 +27,9 @@ func openHooks(ctx context.Context, cfg peerConfig) (peer, error) {
 	cfg.adjust(pc.ConnConfig)
 	// AfterRelease runs beside the caller, who meanwhile takes another connection: twice as many keep it from waiting.
 	pc.MaxConns = int32(2*cfg.concurrency + 2)
+	if cfg.conns > 0 {
+		pc.MaxConns = int32(cfg.conns)
+	}
 	pc.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
 		tenant, ok := ctx.Value(hooksTenant{}).(string)
 		if !ok {

@@ -67,6 +67,7 @@ func (p *dbPerTenant) acquire(tenant string) (*tenantDB, error) {
 	conn.RuntimeParams[tenantSetting] = tenant
 	p.evict()
 	db := stdlib.OpenDB(*conn)
+	db.SetMaxOpenConns(p.cfg.share())
 	db.SetMaxIdleConns(p.cfg.concurrency)
 	t := &tenantDB{tenant: tenant, db: db, users: 1}
 	p.dbs[tenant] = p.recent.PushFront(t)

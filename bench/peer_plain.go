@@ -21,14 +21,15 @@ func openPlain(_ context.Context, cfg peerConfig) (peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	open := func(tenant string) *sql.DB {
+	open := func(tenant string, conns int) *sql.DB {
 		own := conn.Copy()
 		own.RuntimeParams[tenantSetting] = tenant
 		db := stdlib.OpenDB(*own)
+		db.SetMaxOpenConns(conns)
 		db.SetMaxIdleConns(cfg.concurrency)
 		return db
 	}
-	return &plain{hot: open(cfg.tenants[0]), wide: open(cfg.wide), wideTenant: cfg.wide}, nil
+	return &plain{hot: open(cfg.tenants[0], cfg.conns), wide: open(cfg.wide, cfg.share()), wideTenant: cfg.wide}, nil
 }
 
 func (p *plain) db(tenant string) *sql.DB {

@@ -25,8 +25,9 @@ func openSharded(_ context.Context, cfg peerConfig) (peer, error) {
 		return nil, err
 	}
 	connector, err := shardedpg.NewConnector(shardedpg.Config{
-		Store: store,
-		GUC:   tenantSetting,
+		Store:    store,
+		GUC:      tenantSetting,
+		MaxConns: cfg.conns, // 0: the default
 		ConfigureConn: func(_ string, conn *pgx.ConnConfig) error {
 			cfg.adjust(conn)
 			return nil
@@ -40,8 +41,9 @@ func openSharded(_ context.Context, cfg peerConfig) (peer, error) {
 	return &sharded{store: store, connector: connector, db: db}, nil
 }
 
-// oneShard has all tenants on the one server, on the plan starter as it is shipped, except that all goroutines of a case
-// may work for the hot tenant.
+// oneShard has all tenants on the one server, on the plan starter as it is shipped, except that it has no rate and that all
+// goroutines of a case may work for the hot tenant. A noisy tenant is on the plan growth, with the work_mem that all peers
+// have: its statements have to be the same everywhere.
 func oneShard(cfg peerConfig) registry.Fleet {
 	const plan = "starter"
 	fleet := registry.Fleet{
@@ -50,6 +52,16 @@ func oneShard(cfg peerConfig) registry.Fleet {
 			Name: plan, StatementTimeout: 30 * time.Second, WorkMemKB: 16 << 10,
 			MaxConns: max(5, cfg.concurrency), Weight: 2,
 		}},
+	}
+	if cfg.noisy != "" {
+		fleet.Plans = nil // as shipped
+		for _, p := range registry.DefaultPlans() {
+			if p.Name == "growth" {
+				p.WorkMemKB = noisyWorkMemKB
+				fleet.Plans = append(fleet.Plans, p)
+				fleet.Tenants = append(fleet.Tenants, registry.Tenant{ID: cfg.noisy, Shard: "s1", Plan: p.Name})
+			}
+		}
 	}
 	for _, id := range cfg.tenants {
 		fleet.Tenants = append(fleet.Tenants, registry.Tenant{ID: id, Shard: "s1", Plan: plan})

@@ -104,7 +104,6 @@ func printTargets(out io.Writer, targets []target) error {
 	return w.Flush()
 }
 
-// writeJSON replaces the file as a whole, so that a reader never sees half of it.
 func writeJSON(path string, rs results) error {
 	if rs == nil {
 		rs = results{}
@@ -113,10 +112,15 @@ func writeJSON(path string, rs results) error {
 	if err != nil {
 		return err
 	}
+	return writeFile(path, append(text, '\n'))
+}
+
+// writeFile replaces a file as a whole, so that a reader never sees half of it.
+func writeFile(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(path+".new", text, 0o644); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)

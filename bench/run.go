@@ -14,9 +14,16 @@ import (
 // run measures everything the options ask for, prints it, writes the JSON and fails when a case did not run correctly. A
 // missed target is not a failure.
 func run(ctx context.Context, out io.Writer, o options) (err error) {
-	if o.only == "registry" {
-		rs, err := measureRegistry(ctx, out, o.registry)
+	if o.only != "" {
+		measure := map[string]func() (results, error){
+			"registry": func() (results, error) { return measureRegistry(ctx, out, o.registry) },
+			"noisy":    func() (results, error) { return measureNoisy(ctx, out, o) },
+		}[o.only]
+		rs, err := measure()
 		if err != nil {
+			return err
+		}
+		if err := printTargets(out, rs.judge()); err != nil {
 			return err
 		}
 		return writeJSON(o.jsonFile, rs)
@@ -222,6 +229,13 @@ func (b *bench) profileOne(ctx context.Context, own []peerKind, delayMS float64,
 
 // report prints what the whole run says, and returns an error when a peer did something wrong.
 func (b *bench) report(ctx context.Context) error {
+	if b.noisy {
+		rs, err := measureNoisy(ctx, b.out, b.options)
+		if err != nil {
+			return err
+		}
+		b.results = append(b.results, rs...)
+	}
 	targets := b.results.judge()
 	if b.routing {
 		routing, err := measureRouting(ctx, b.out, b.fleet.tenants, b.burst)

@@ -100,6 +100,9 @@ var peerTargets = []struct {
 // extraAllocs is how many allocations more than the limit's an operation may make.
 const extraAllocs = 6
 
+// noisyTarget is how much longer the slowest of the quiet tenants' statements may take beside a noisy one.
+const noisyTarget = 1.5
+
 // judge lists the targets that the run has figures for.
 func (rs results) judge() []target {
 	var all []target
@@ -120,6 +123,15 @@ func (rs results) judge() []target {
 			all = append(all, target{
 				name: fmt.Sprintf("%s: allocations per operation above %s", c, limitPeer),
 				got:  own.AllocsPerOp - limit.AllocsPerOp, want: extraAllocs,
+			})
+		}
+	}
+	for _, r := range rs {
+		alone, ok := rs.find(noisyAlone, r.Peer, r.Concurrency, r.DelayMS)
+		if ok && r.Case == noisyBeside && r.Peer == ownPeer {
+			all = append(all, target{
+				name: fmt.Sprintf("p99 of quiet tenants beside a noisy one, %d connections: ratio to alone", r.Concurrency),
+				got:  r.P99us / alone.P99us, want: noisyTarget, unit: "x",
 			})
 		}
 	}

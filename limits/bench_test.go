@@ -3,6 +3,7 @@ package limits_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -51,6 +52,7 @@ func BenchmarkNothingWaits(b *testing.B) {
 }
 
 // BenchmarkWaiters is a slot given back and taken by the next in line, who stands in line again, while so many others wait.
+// B/waiter is what a waiter holds on the heap, its tenant included; its goroutine, which the caller has anyhow, is apart.
 func BenchmarkWaiters(b *testing.B) {
 	for _, n := range []int{100, 1000, 10000, 100000} {
 		for _, tenants := range []int{1, 100, n} {
@@ -62,6 +64,7 @@ func BenchmarkWaiters(b *testing.B) {
 				ctx, cancel := context.WithCancel(b.Context())
 				held, err := s.Acquire(ctx, request("before", 1, 1))
 				require.NoError(b, err)
+				heap, stacks := memory()
 				served := make(chan limits.Slot)
 				gone := make(chan bool, n)
 				for i := range n {
@@ -78,12 +81,15 @@ func BenchmarkWaiters(b *testing.B) {
 					}()
 				}
 				require.Eventually(b, func() bool { return s.Stats().Waiting == n }, time.Minute, time.Millisecond)
+				heapWith, stacksWith := memory()
 				b.ResetTimer()
 				for range b.N {
 					held.Release()
 					held = <-served
 				}
 				b.StopTimer()
+				b.ReportMetric(float64(heapWith-heap)/float64(n), "B/waiter")
+				b.ReportMetric(float64(stacksWith-stacks)/float64(n), "goroutine-B/waiter")
 				cancel()
 				for range n {
 					<-gone
@@ -92,4 +98,12 @@ func BenchmarkWaiters(b *testing.B) {
 			})
 		}
 	}
+}
+
+func memory() (heap, stacks int64) {
+	runtime.GC()
+	runtime.GC() // the first one only marks what the finalizers hold
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc), int64(m.StackInuse)
 }

@@ -237,6 +237,7 @@ func TestSoak(t *testing.T) {
 	require.Zero(t, above.Load())
 	require.Positive(t, done.Load())
 	st := s.Stats()
+	t.Logf("%d served, %d waited, the longest %s", done.Load(), st.Waited, st.LongestWait)
 	require.Zero(t, st.Used)
 	require.Zero(t, st.Waiting)
 	require.Positive(t, st.Waited)
