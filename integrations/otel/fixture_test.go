@@ -108,7 +108,7 @@ func names(spans []sdktrace.ReadOnlySpan) (names []string) {
 func attributesOf(list []attribute.KeyValue) map[string]string {
 	said := make(map[string]string)
 	for _, a := range list {
-		said[string(a.Key)] = a.Value.Emit()
+		said[string(a.Key)] = a.Value.String()
 	}
 	return said
 }
