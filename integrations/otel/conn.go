@@ -34,12 +34,14 @@ var (
 
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Result, err error) {
 	ctx, o := c.start(ctx, command(query), query)
+	err = errPanic // what it stays if an argument's Value panics
 	defer func() { o.returned(err) }()
 	return c.inner.ExecContext(ctx, query, args)
 }
 
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
 	ctx, o := c.start(ctx, command(query), query)
+	err = errPanic // what it stays if an argument's Value panics
 	defer func() { o.returned(err) }()
 	return c.inner.QueryContext(ctx, query, args)
 }

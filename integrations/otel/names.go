@@ -77,7 +77,11 @@ var conditions = []struct {
 	{pgx.ErrTxCommitRollback, "commit_rolled_back"},
 	{context.DeadlineExceeded, "deadline_exceeded"},
 	{context.Canceled, "canceled"},
+	{errPanic, "panic"},
 }
+
+// errPanic stands for a panic in a caller's code, which goes on to the caller.
+var errPanic = errors.New("panic")
 
 // errorType returns what kind of error this is, and the SQLSTATE if a server sent one. Never its text: PostgreSQL repeats
 // values in it, and pgx parts of the connection string.

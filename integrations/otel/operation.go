@@ -91,6 +91,9 @@ func (o *operation) waited(shard string, how attribute.KeyValue) {
 // returned says what the driver has given its caller.
 func (o *operation) returned(err error) {
 	o.back, o.err = true, err
+	if errors.Is(err, errPanic) { // pgx did not get to the end of what it began
+		o.reading = 0
+	}
 	_, o.shard, o.plan = o.conn.Leased()
 	var refused *shardedpg.Error
 	if errors.As(err, &refused) {
