@@ -67,7 +67,9 @@ func TestConformance(t *testing.T) {
 				{Name: "tight", StatementTimeout: h.Limited.StatementTimeout, WorkMemKB: h.Limited.WorkMemKB, MaxConns: 100, Weight: 1},
 			},
 			Tenants: []registry.Tenant{
-				{ID: h.A, Shard: "home", Plan: "roomy"}, {ID: h.B, Shard: "home", Plan: "roomy"}, {ID: h.C, Shard: "away", Plan: "roomy"},
+				{ID: h.A, Shard: "home", Plan: "roomy"},
+				{ID: h.B, Shard: "home", Plan: "roomy"},
+				{ID: h.C, Shard: "away", Plan: "roomy"},
 				{ID: h.Limited.Tenant, Shard: "home", Plan: "tight"},
 				{ID: h.Disabled, Shard: "home", Plan: "roomy", State: resolver.StateDisabled},
 				{ID: h.ReadOnly, Shard: "home", Plan: "roomy", State: resolver.StateReadOnly},
