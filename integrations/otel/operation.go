@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // What no convention has a name for.
@@ -60,7 +61,7 @@ func (c *conn) start(ctx context.Context, name, query string) (context.Context, 
 		attributes = append(attributes, semconv.DBQueryText(query))
 	}
 	if c.t.options.Tenants {
-		if id, ok := shardedpg.TenantFrom(ctx); ok {
+		if id, ok := shardedpg.TenantFrom(ctx); ok && resolver.ValidTenantID(id) == nil {
 			tenant = id
 		}
 		if tenant != "" {
@@ -94,7 +95,11 @@ func (o *operation) returned(err error) {
 	if errors.Is(err, errPanic) { // pgx did not get to the end of what it began
 		o.reading = 0
 	}
-	_, o.shard, o.plan = o.conn.Leased()
+	tenant, shard, plan := o.conn.Leased()
+	o.shard, o.plan = shard, plan
+	if o.t.options.Tenants && tenant != "" { // as the registry writes it
+		o.span.SetAttributes(tenantKey.String(tenant))
+	}
 	var refused *shardedpg.Error
 	if errors.As(err, &refused) {
 		o.span.SetAttributes(stageKey.String(string(refused.Stage)))

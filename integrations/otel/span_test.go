@@ -2,6 +2,7 @@ package otelshard_test
 
 import (
 	"context"
+	"database/sql/driver"
 	"fmt"
 	"strings"
 	"testing"
@@ -44,10 +45,14 @@ func TestSpanOfAQueryEndsWithItsRows(t *testing.T) {
 
 func TestTenantAndTextAreOnSpansOnRequest(t *testing.T) {
 	t.Parallel()
-	p := start(t, otelshard.Options{Tenants: true, Statements: true})
-	p.exec("acme", "insert into orders values ($1, $2)", 1, "secret")
+	p := start(t, otelshard.Options{Tenants: true, Statements: true}, func(c *shardedpg.Config) { c.TenantCase = shardedpg.TenantCaseLower })
+	_, err := p.db.ExecContext(p.as("what a stranger sent"), "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrInvalidTenant)
+	require.NotContains(t, attributesOf(p.last().Attributes()), "sharded_pg.tenant")
+
+	p.exec("Acme", "insert into orders values ($1, $2)", 1, "secret")
 	said := attributesOf(p.last().Attributes())
-	require.Equal(t, "acme", said["sharded_pg.tenant"])
+	require.Equal(t, "acme", said["sharded_pg.tenant"], "as it is in the registry")
 	require.Equal(t, "insert into orders values ($1, $2)", said["db.query.text"])
 }
 
@@ -258,4 +263,20 @@ func TestRawConnectionKeepsItsMethods(t *testing.T) {
 	types, err := rows.ColumnTypes()
 	require.NoError(t, err)
 	require.Equal(t, "int32", types[0].ScanType().String())
+}
+
+type panics struct{}
+
+func (panics) Value() (driver.Value, error) { panic("in an argument") }
+
+func TestPanicOfAnArgumentEndsTheSpan(t *testing.T) {
+	t.Parallel()
+	p := start(t, otelshard.Options{})
+	for _, do := range []func(){
+		func() { _, _ = p.db.ExecContext(p.as("acme"), "select $1::text", panics{}) },
+		func() { _, _ = p.db.QueryContext(p.as("globex"), "select $1::text", panics{}) },
+	} {
+		require.Panics(t, do)
+		require.Equal(t, "panic", attributesOf(p.last().Attributes())["error.type"])
+	}
 }
