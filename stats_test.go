@@ -37,7 +37,9 @@ func TestLeasedSaysWhereACheckoutRuns(t *testing.T) {
 	require.NoError(t, err)
 	leased := func() (said [3]string) {
 		require.NoError(t, conn.Raw(func(c any) error {
-			said[0], said[1], said[2] = c.(interface{ Leased() (tenant, shard, plan string) }).Leased()
+			said[0], said[1], said[2] = c.(interface {
+				Leased() (tenant, shard, plan string)
+			}).Leased()
 			return nil
 		}))
 		return said
