@@ -18,7 +18,10 @@ import (
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	patience = time.Minute // a loaded machine is no dead shard
+	os.Exit(pgtest.Main(m))
+}
 
 // fleet is a registry and the shards on one server: eu, with tenant acme, and where asked for gone, which is not there, with
 // tenant lost.

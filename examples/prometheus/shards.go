@@ -16,7 +16,7 @@ import (
 )
 
 // patience is shorter than the ten seconds after which Prometheus gives up, so that one dead shard does not hide the others.
-const patience = 4 * time.Second
+var patience = 4 * time.Second
 
 // longestSQL is how long the oldest statement that runs on the server has been running. The server's own processes, and
 // those that feed replicas, run for ever.
