@@ -319,3 +319,12 @@ func (c *Conn) Conn() *pgx.Conn {
 }
 
 var _ interface{ Conn() *pgx.Conn } = (*Conn)(nil)
+
+// Leased says whom this checkout holds a connection for, on which shard and by which plan: what a wrapper that traces
+// statements cannot know. All are empty before the first operation, and after one that was refused.
+func (c *Conn) Leased() (tenant, shard, plan string) {
+	if l := &c.lease; l.held() {
+		return l.tenant, l.shard.name, l.route.Plan.Name
+	}
+	return "", "", ""
+}
