@@ -33,6 +33,13 @@ var resetDesigns = []struct {
 			p.SendQueryPrepared(resetName(i), nil, nil, nil)
 		}
 	}},
+	{"the same, sealed, without its query", func(p *pgconn.Pipeline) {
+		for i, text := range backend.ResetSQL {
+			if !strings.HasPrefix(text, "select") {
+				p.SendQueryPrepared(resetName(i), nil, nil, nil)
+			}
+		}
+	}},
 	{"the same, sealed, its query parsed anew", func(p *pgconn.Pipeline) {
 		for i, text := range backend.ResetSQL {
 			if strings.HasPrefix(text, "select") {

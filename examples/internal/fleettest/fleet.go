@@ -53,6 +53,9 @@ type place struct {
 
 func (p *place) dsn(user string) string { return p.server.DSN(user, p.database) }
 
+// plan is that of all tenants.
+const plan = "tests"
+
 // New creates a fleet for the test, and removes it when the test ends.
 func New(t testing.TB) *Fleet {
 	t.Helper()
@@ -69,6 +72,8 @@ func New(t testing.TB) *Fleet {
 	f.Close(f.store)
 	ctx := t.Context()
 	require.NoError(t, f.store.Init(ctx))
+	// As growth, without a rate: eight workers on a quick machine send more than its thousand statements a second.
+	require.NoError(t, f.store.PutPlan(ctx, registry.Plan{Name: plan, StatementTimeout: time.Minute, WorkMemKB: 32 << 10, MaxConns: 20, Weight: 4}))
 	for name, shard := range f.shards {
 		require.NoError(t, f.store.PutShard(ctx, registry.Shard{Name: name, DSN: shard.dsn("app"), AdminDSN: shard.dsn("postgres")}))
 	}
@@ -87,7 +92,7 @@ func New(t testing.TB) *Fleet {
 
 func (f *Fleet) add(tenant registry.Tenant) {
 	f.t.Helper()
-	tenant.Plan = "growth"
+	tenant.Plan = plan
 	require.NoError(f.t, f.store.PutTenant(f.t.Context(), tenant))
 }
 

@@ -45,6 +45,8 @@ func (c *conn) IsValid() bool   { return c.inner.IsValid() }
 func (c *conn) Close() error    { return c.inner.Close() }
 func (c *conn) Conn() *pgx.Conn { return c.inner.Conn() }
 
+func (c *conn) Leased() (tenant, shard, plan string) { return c.inner.Leased() }
+
 func (c *conn) CheckNamedValue(v *driver.NamedValue) error { return c.inner.CheckNamedValue(v) }
 
 func (c *conn) Ping(ctx context.Context) error { return c.inner.Ping(c.with(ctx)) }
