@@ -87,7 +87,8 @@ type Config struct {
 	RateLimiter limits.RateLimiter
 	// AcquireTimeout is the longest wait for a connection. Default 30s.
 	AcquireTimeout time.Duration
-	// ConnectTimeout bounds opening a connection to a shard. Default 10s.
+	// ConnectTimeout bounds opening a connection to a shard. Default 10s. It ends when its statement's context does, but not
+	// within its first second: what was begun is for the next statement then.
 	ConnectTimeout time.Duration
 
 	// ConfigureConn adjusts the connections of a shard (a tracer, a TLS configuration) before they are opened. It must not
@@ -95,7 +96,8 @@ type Config struct {
 	ConfigureConn func(shard string, cc *pgx.ConnConfig) error
 	// BeforeConnect changes a copy of a shard's connection configuration before each connection for tenants' statements: a
 	// password that rotates, a token that expires. It is called by many goroutines and must not change BuildFrontend or the
-	// database. Default: connections are made as the shard's DSN says.
+	// database. The context has the values of the statement's, and ends as ConnectTimeout says. Default: connections are made
+	// as the shard's DSN says.
 	BeforeConnect func(ctx context.Context, shard string, cc *pgx.ConnConfig) error
 	// Logger gets the events that no caller sees: privileged access, shards that are down or back. Default: nothing is logged.
 	Logger *slog.Logger
