@@ -36,9 +36,10 @@ type connector struct {
 }
 
 type connected struct {
-	conn driver.Conn
-	err  error
-	took time.Duration // at least one round trip, so a statement needs no more on a line without trouble
+	conn  driver.Conn
+	err   error
+	began time.Time
+	took  time.Duration // at least one round trip, so a statement needs no more on a line without trouble
 }
 
 // Driver returns the driver underneath, as [driver.Connector] asks.
@@ -63,37 +64,41 @@ func detached(c driver.Connector, most int) *connector {
 	}
 }
 
-// Connect returns a connection, from an attempt that an earlier caller gave up on if there is one.
+// Connect returns a connection, from an attempt that an earlier caller gave up on if there is one. A failure is returned only
+// of an attempt that began after the call: an older one says nothing about now.
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	entered := time.Now()
 	for {
 		select {
 		case got := <-c.spare:
-			if got.err != nil {
-				continue // an old failure says nothing about now
+			if got.err != nil && got.began.Before(entered) {
+				continue
 			}
-			return got.conn, nil // no time was spent on it, so there is all of it for the statement
+			return got.conn, got.err // no time was spent on it, so there is all of it for the statement
 		default:
 		}
-		break
-	}
-	select {
-	case c.attempts <- struct{}{}:
-		if err := c.start(ctx); err != nil {
-			<-c.attempts
-			return nil, err
+		select {
+		case c.attempts <- struct{}{}:
+			if err := c.start(ctx); err != nil {
+				<-c.attempts
+				return nil, err
+			}
+		default: // as many attempts as there can be connections are under way: wait for one of those
 		}
-	default: // as many attempts as there can be connections are under way: wait for one of those
-	}
-	select {
-	case got := <-c.spare:
-		if deadline, ok := ctx.Deadline(); ok && got.err == nil && time.Until(deadline) < got.took {
-			c.keep(got)
-			return nil, fmt.Errorf("connecting took %v, too long to run anything: try again on the connection that is there now: %w",
-				got.took.Round(time.Millisecond), context.DeadlineExceeded)
+		select {
+		case got := <-c.spare:
+			if got.err != nil && got.began.Before(entered) {
+				continue
+			}
+			if deadline, ok := ctx.Deadline(); ok && got.err == nil && time.Until(deadline) < got.took {
+				c.keep(got)
+				return nil, fmt.Errorf("connecting took %v, too long to run anything: try again on the connection that is there now: %w",
+					got.took.Round(time.Millisecond), context.DeadlineExceeded)
+			}
+			return got.conn, got.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		return got.conn, got.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }
 
@@ -108,10 +113,9 @@ func (c *connector) start(ctx context.Context) error {
 	c.cancel[&cancel] = struct{}{}
 	c.wg.Go(func() {
 		defer cancel()
-		started := time.Now()
-		var got connected
+		got := connected{began: time.Now()}
 		got.conn, got.err = c.server.Connect(ctx)
-		got.took = time.Since(started)
+		got.took = time.Since(got.began)
 		<-c.attempts
 		c.mu.Lock()
 		delete(c.cancel, &cancel)

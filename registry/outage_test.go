@@ -2,10 +2,13 @@ package registry_test
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
@@ -131,6 +134,38 @@ func TestSlowConnectionsAreMadeInTheEnd(t *testing.T) {
 		_, err := store.Lookup(within(t, limit), "acme")
 		return err == nil
 	})
+}
+
+func TestAFailureFromBeforeTheCallIsNotReported(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "registry")
+	dsn := server.DSN("postgres", server.NewDatabase(t))
+	require.NoError(t, open(t, dsn, nil).Init(t.Context()))
+	var attempts atomic.Int64
+	begun, fail, goOn := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	store := open(t, dsn, &registry.Options{BeforeConnect: func(context.Context, *pgx.ConnConfig) error {
+		switch attempts.Add(1) {
+		case 1:
+			<-fail
+			return errors.New("the server starts up")
+		case 2:
+			close(begun)
+			<-goOn
+		}
+		return nil
+	}})
+	_, err := store.Lookup(within(t, 10*time.Millisecond), "acme")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	found := make(chan error, 1)
+	go func() {
+		_, err := store.Lookup(t.Context(), "acme")
+		found <- err
+	}()
+	<-begun
+	close(fail)
+	eventually(t, func() bool { return attempts.Load() == 3 || len(found) > 0 })
+	close(goOn)
+	require.ErrorIs(t, <-found, resolver.ErrTenantNotFound)
 }
 
 func TestWatchFlushesAfterEachReconnect(t *testing.T) {
