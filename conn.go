@@ -301,7 +301,7 @@ func (c *Conn) Conn() *pgx.Conn {
 	if !c.lease.held() && c.hinted != "" {
 		ctx = SwitchTenant(ctx, c.hinted)
 	}
-	for {
+	for try := 0; ; try++ {
 		b, err := c.acquire(ctx)
 		if err != nil {
 			return nil
@@ -310,7 +310,7 @@ func (c *Conn) Conn() *pgx.Conn {
 		if err == nil {
 			return conn
 		}
-		if !errors.Is(err, backend.ErrReset) {
+		if !errors.Is(err, backend.ErrReset) || try >= maxTries-1 && !b.Spoiled() {
 			return nil
 		}
 		c.drop() // what it served before has left something that no reset takes away

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,12 +17,15 @@ import (
 	"github.com/sharded-pg/sharded-pg/internal/backend"
 )
 
-// The reset is what a statement pays for when its connection served another tenant before. These are the ways to send it
-// that were thought of, side by side, each in one flight with the prologue and a point read behind it.
-var resetDesigns = []struct {
+// design is a way to send what flies in front of a read.
+type design struct {
 	name string
 	send func(p *pgconn.Pipeline)
-}{
+}
+
+// The reset is what a statement pays for when its connection served another tenant before. These are the ways to send it
+// that were thought of, side by side, each in one flight with the prologue and a point read behind it.
+var resetDesigns = []design{
 	{"none: the tenant comes again", func(*pgconn.Pipeline) {}},
 	{"named statements, sealed (the driver's)", func(p *pgconn.Pipeline) {
 		for i := range backend.ResetSQL {
@@ -80,35 +84,43 @@ func measureResets(ctx context.Context, out io.Writer, dsn, tenant string) error
 			return err
 		}
 	}
-	busy := make([][]time.Duration, len(resetDesigns))
-	slept := make([][]time.Duration, len(resetDesigns))
+	err = compare(ctx, out, "what a change of tenants adds to a point read", "reset", resetDesigns, func(d design) (time.Duration, error) {
+		return resetFlight(ctx, conn, tenant, d.send)
+	})
+	if err != nil {
+		return err
+	}
+	return profileReset(ctx, out, conn, tenant)
+}
+
+// compare prints what each design adds to the first.
+func compare(ctx context.Context, out io.Writer, title, head string, designs []design, fly func(design) (time.Duration, error)) error {
+	busy := make([][]time.Duration, len(designs))
+	slept := make([][]time.Duration, len(designs))
 	pause := time.NewTimer(0)
 	for range resetRounds {
-		for i, d := range resetDesigns {
+		for i, d := range designs {
 			for _, to := range []*[]time.Duration{&busy[i], &slept[i]} {
 				if to == &slept[i] {
 					<-pause.C
 				}
-				took, err := resetFlight(ctx, conn, tenant, d.send)
+				took, err := fly(d)
 				if err != nil {
-					return fmt.Errorf("reset design %q: %w", d.name, err)
+					return fmt.Errorf("%s, %q: %w", head, d.name, errors.Join(err, ctx.Err()))
 				}
 				*to = append(*to, took)
 				pause.Reset(resetPause)
 			}
 		}
 	}
-	fmt.Fprintf(out, "\nwhat a change of tenants adds to a point read (one flight, median of %d)\n", resetRounds)
+	fmt.Fprintf(out, "\n%s (one flight, median of %d)\n", title, resetRounds)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "  reset\tµs\tadded\tµs after 1 ms of sleep\tadded\n")
-	for i, d := range resetDesigns {
+	fmt.Fprintf(table, "  %s\tµs\tadded\tµs after 1 ms of sleep\tadded\n", head)
+	for i, d := range designs {
 		b, s := middle(busy[i]), middle(slept[i])
 		fmt.Fprintf(table, "  %s\t%.1f\t%+.1f\t%.1f\t%+.1f\n", d.name, b, b-middle(busy[0]), s, s-middle(slept[0]))
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	return profileReset(ctx, out, conn, tenant)
+	return table.Flush()
 }
 
 const resetRepeats = 10
@@ -174,11 +186,19 @@ func printCommands(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tena
 
 // resetFlight sends reset, prologue and read in one write and waits for the last answer.
 func resetFlight(ctx context.Context, conn *pgconn.PgConn, tenant string, send func(*pgconn.Pipeline)) (time.Duration, error) {
+	return flight(ctx, conn, func(p *pgconn.Pipeline) {
+		send(p)
+		p.SendQueryPrepared("tenant", [][]byte{[]byte(tenant)}, nil, nil)
+		sendRead(p)
+	})
+}
+
+func sendRead(p *pgconn.Pipeline) { p.SendQueryPrepared("read", [][]byte{[]byte("1")}, nil, nil) }
+
+func flight(ctx context.Context, conn *pgconn.PgConn, send func(*pgconn.Pipeline)) (time.Duration, error) {
 	start := time.Now()
 	p := conn.StartPipeline(ctx)
 	send(p)
-	p.SendQueryPrepared("tenant", [][]byte{[]byte(tenant)}, nil, nil)
-	p.SendQueryPrepared("read", [][]byte{[]byte("1")}, nil, nil)
 	if err := p.Sync(); err != nil {
 		return 0, err
 	}

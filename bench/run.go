@@ -243,7 +243,11 @@ func (b *bench) report(ctx context.Context) error {
 			return err
 		}
 		targets = append(targets, routing...)
-		if err := measureResets(ctx, b.out, b.fleet.server.DSN(benchRole, benchDatabase), b.fleet.tenants[0]); err != nil {
+		dsn := b.fleet.server.DSN(benchRole, benchDatabase)
+		if err := measurePrologues(ctx, b.out, dsn, b.fleet.tenants[0]); err != nil {
+			return err
+		}
+		if err := measureResets(ctx, b.out, dsn, b.fleet.tenants[0]); err != nil {
 			return err
 		}
 	}

@@ -141,7 +141,7 @@ func (b *breaker) try(ctx context.Context, connect func(context.Context) (*Backe
 		case a = <-result:
 		case <-time.After(patience - time.Since(start)):
 			cancel()
-			if a = <-result; a.err != nil { // the shard's failure, and no caller's wish
+			if a = <-result; errors.Is(a.err, context.Canceled) && !foreign(a.err) { // the shard's failure, and no caller's wish
 				a.err = cause(context.DeadlineExceeded)
 			}
 		}

@@ -100,13 +100,15 @@ func TestAnAttemptGoesOnWithoutItsCaller(t *testing.T) {
 		err, want  error
 		end        time.Duration // of the attempt
 		dead       bool          // after three of them
+		hook       bool          // that it was in when it was ended
 	}{
-		"and succeeds":                {wait: ms, took: 500 * ms, end: 500 * ms},
-		"and fails":                   {wait: ms, took: 500 * ms, err: gone, want: gone, end: 500 * ms, dead: true},
-		"for a second":                {wait: ms, took: time.Hour, want: context.DeadlineExceeded, end: time.Second, dead: true},
-		"not when that was in a hook": {wait: ms, took: 500 * ms, err: backend.NewHookError(gone), want: gone, end: 500 * ms},
-		"who has waited for a second": {wait: time.Second, took: time.Hour, want: context.DeadlineExceeded, end: time.Second, dead: true},
-		"who has waited even longer":  {wait: 3 * time.Second, took: time.Hour, want: context.DeadlineExceeded, end: 3 * time.Second, dead: true},
+		"and succeeds":                    {wait: ms, took: 500 * ms, end: 500 * ms},
+		"and fails":                       {wait: ms, took: 500 * ms, err: gone, want: gone, end: 500 * ms, dead: true},
+		"for a second":                    {wait: ms, took: time.Hour, want: context.DeadlineExceeded, end: time.Second, dead: true},
+		"not when that was in a hook":     {wait: ms, took: 500 * ms, err: backend.NewHookError(gone), want: gone, end: 500 * ms},
+		"nor when a hook had to be ended": {wait: ms, took: time.Hour, want: context.Canceled, end: time.Second, hook: true},
+		"who has waited for a second":     {wait: time.Second, took: time.Hour, want: context.DeadlineExceeded, end: time.Second, dead: true},
+		"who has waited even longer":      {wait: 3 * time.Second, took: time.Hour, want: context.DeadlineExceeded, end: 3 * time.Second, dead: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -123,6 +125,9 @@ func TestAnAttemptGoesOnWithoutItsCaller(t *testing.T) {
 							case <-time.After(c.took):
 								return c.err
 							case <-ctx.Done():
+								if c.hook {
+									return backend.NewHookError(ctx.Err())
+								}
 								return ctx.Err()
 							}
 						}, func(err error) { late <- err })

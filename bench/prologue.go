@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// prologueDesigns are the ways to give a statement its tenant in one flight, when the tenant is the same as before. The first
+// is none: what it leaves in the session would be the next tenant's.
+func prologueDesigns(tenant string) []design {
+	value := [][]byte{[]byte(tenant)}
+	quoted := "'" + strings.ReplaceAll(tenant, "'", "''") + "'"
+	between := func(set func(p *pgconn.Pipeline)) func(p *pgconn.Pipeline) {
+		return func(p *pgconn.Pipeline) {
+			p.SendQueryPrepared("begin", nil, nil, nil)
+			set(p)
+			sendRead(p)
+			p.SendQueryPrepared("commit", nil, nil, nil)
+		}
+	}
+	return []design{
+		{"none: set for the session at its start", sendRead},
+		{"set_config, prepared, in the statement's own transaction (the driver's)", func(p *pgconn.Pipeline) {
+			p.SendQueryPrepared("tenant", value, nil, nil)
+			sendRead(p)
+		}},
+		{"the same, parsed each time", func(p *pgconn.Pipeline) {
+			p.SendQueryParams(setLocal, value, nil, nil, nil)
+			sendRead(p)
+		}},
+		{"BEGIN, set_config, prepared, and COMMIT behind", between(func(p *pgconn.Pipeline) {
+			p.SendQueryPrepared("tenant", value, nil, nil)
+		})},
+		{"BEGIN, SET LOCAL, and COMMIT behind", between(func(p *pgconn.Pipeline) {
+			p.SendQueryParams("set local "+tenantSetting+" = "+quoted, nil, nil, nil, nil)
+		})},
+	}
+}
+
+// measurePrologues prints what each design adds to a read.
+func measurePrologues(ctx context.Context, out io.Writer, dsn, tenant string) error {
+	conn, err := pgconn.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	session := strings.Replace(setLocal, "true", "false", 1)
+	if err := conn.ExecParams(ctx, session, [][]byte{[]byte(tenant)}, nil, nil, nil).Read().Err; err != nil {
+		return err
+	}
+	for name, text := range map[string]string{"tenant": setLocal, "read": readSQL, "begin": "begin", "commit": "commit"} {
+		if _, err := conn.Prepare(ctx, name, text, nil); err != nil {
+			return err
+		}
+	}
+	return compare(ctx, out, "what the tenant adds to a point read", "prologue", prologueDesigns(tenant), func(d design) (time.Duration, error) {
+		return flight(ctx, conn, d.send)
+	})
+}
