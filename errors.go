@@ -35,7 +35,8 @@ var (
 	ErrTenantBusy = limits.ErrTenantBusy
 	// ErrRateLimited: the tenant sends more statements per second than its plan has. Retry after Error.RetryAfter.
 	ErrRateLimited = limits.ErrRateLimited
-	// ErrShardBusy: no connection became free in time. Retry later.
+	// ErrShardBusy: no connection became free in time. Retry later, unless there is no RetryAfter: then callers hold them all and
+	// wait, perhaps for each other, and the text says what to do.
 	ErrShardBusy = limits.ErrShardBusy
 	// ErrShardUnavailable: the shard could not be reached, or the connection was lost. After three failed attempts to connect it
 	// comes at once, until an attempt succeeds.

@@ -2,6 +2,7 @@ package shardedpg_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -157,6 +158,36 @@ func TestATenantThatWaitsForItselfIsToldSo(t *testing.T) {
 			f.requireOwnRows()
 		})
 	}
+}
+
+func TestTenantsThatWaitForEachOtherAreToldSo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 2 }})
+	outer := map[string]*sql.Tx{tenantA: f.begin(f.a), tenantB: f.begin(f.b)} // these are all the connections
+	f.requireNotes(f.a, outer[tenantA], notesOfA)
+	f.requireNotes(f.b, outer[tenantB], notesOfB)
+	done := make(chan error)
+	for holds, wants := range map[string]context.Context{tenantA: f.b, tenantB: f.a} {
+		go func() {
+			_, err := f.db.ExecContext(wants, "select 1")
+			_ = outer[holds].Rollback()
+			done <- err
+		}()
+	}
+	told := 0
+	for range outer {
+		if err := <-done; err != nil { // the other one may have had the connection of who was told first
+			told++
+			require.ErrorIs(t, err, shardedpg.ErrShardBusy)
+			require.ErrorContains(t, err, "all 2 slots have been held for 2s with nothing running on them")
+			var ours *shardedpg.Error
+			require.ErrorAs(t, err, &ours)
+			require.Zero(t, ours.RetryAfter)
+		}
+	}
+	require.Positive(t, told)
+	require.Less(t, f.slots().LongestWait, 10*time.Second)
+	f.requireOwnRows()
 }
 
 func TestAWaiterBehindALongStatementGoesOnWaiting(t *testing.T) {

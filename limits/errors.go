@@ -11,7 +11,8 @@ import (
 var (
 	// ErrTenantBusy: the tenant has all the connections that it may have, and its statement waited, or would wait, too long.
 	ErrTenantBusy = errors.New("tenant busy")
-	// ErrShardBusy: the connections of the shard stayed in use for as long as the caller may wait.
+	// ErrShardBusy: the connections of the shard stayed in use for as long as the caller may wait, or are held by callers that
+	// seem to wait for each other.
 	ErrShardBusy = errors.New("shard busy")
 	// ErrRateLimited: the tenant sends more statements per second than its plan has.
 	ErrRateLimited = errors.New("rate limited")
@@ -76,13 +77,19 @@ func (s *Slots) inVain(t *tenant, w *waiter, ctxErr error) error {
 	return r
 }
 
-// stuck is for a tenant that seems to wait for itself. Waiting does not help, so there is no RetryAfter.
+// stuck is for a waiter that seems to wait for itself. Waiting does not help, so there is no RetryAfter.
 func (s *Slots) stuck(t *tenant) error {
+	const held = "have been held for %v with nothing running on them, by transactions, rows or connections left open"
+	if t.used < t.limit {
+		t.plan.ShardBusy++
+		return &RefusedError{err: fmt.Errorf("%w: all %d slots "+held+", of %d tenants; if the caller of this statement holds one, for "+
+			"another tenant, it would wait for itself: end the transaction or close the rows first; otherwise do nothing slow inside a "+
+			"transaction, or raise sharded_max_conns", ErrShardBusy, s.cfg.Size, stuckAfter, len(s.holders))}
+	}
 	t.plan.TenantBusy++
-	return &RefusedError{err: fmt.Errorf("%w: its %d connections have been held for %v with nothing running on them, by transactions, "+
-		"rows or connections left open; if the caller of this statement holds one, it would wait for itself: use the transaction for "+
-		"it, or close the rows first; otherwise do nothing slow inside a transaction, or raise max_conns of plan %q%s",
-		ErrTenantBusy, t.limit, stuckAfter, t.plan.name, s.shareNote(t))}
+	return &RefusedError{err: fmt.Errorf("%w: its %d connections "+held+"; if the caller of this statement holds one, it would wait for "+
+		"itself: use the transaction for it, or close the rows first; otherwise do nothing slow inside a transaction, or raise "+
+		"max_conns of plan %q%s", ErrTenantBusy, t.limit, stuckAfter, t.plan.name, s.shareNote(t))}
 }
 
 // shareNote says that more connections in the plan would not help.

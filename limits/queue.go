@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// stuckAfter is how long a tenant's slots may all be held with nothing running on them before those who wait are told.
-	// It is found out after one to two times as long.
+	// stuckAfter is how long slots may all be held with nothing running on them before those who wait are told. It is found out
+	// after one to two times as long.
 	stuckAfter = 2 * time.Second
 	// calmAfter is how long nobody must have waited until old debts are forgiven.
 	calmAfter = time.Second
@@ -80,7 +80,7 @@ func (s *Slots) unlink(w *waiter, now time.Time) {
 // wait returns when w has its slot, or may not wait any longer. The timer is the caller's own: there is no goroutine.
 func (s *Slots) wait(ctx context.Context, w *waiter) error {
 	deadline := w.from.Add(s.cfg.Wait)
-	seen := s.look(w)
+	seen := s.look(w, false)
 	timer := time.NewTimer(min(stuckAfter, s.cfg.Wait))
 	defer timer.Stop()
 	for {
@@ -93,7 +93,7 @@ func (s *Slots) wait(ctx context.Context, w *waiter) error {
 			if !now.Before(deadline) {
 				return s.leave(w, func(t *tenant) error { return s.waitedInVain(t, w) })
 			}
-			if next := s.look(w); next != seen || next.running() || next.room {
+			if next := s.look(w, true); next != seen || next.moves {
 				seen = next
 				timer.Reset(min(stuckAfter, deadline.Sub(now)))
 				continue
@@ -123,17 +123,28 @@ func (s *Slots) leave(w *waiter, reason func(t *tenant) error) error {
 	return err
 }
 
-// progress is what shows that a tenant's slots are not merely held.
+// progress is what shows that the slots that somebody waits for are not merely held.
 type progress struct {
+	shard           bool // all of the shard's, not those of the tenant
 	turns, activity uint64
-	room            bool // it does not hold all that it may
+	moves           bool // something runs, or there is a slot
 }
 
-func (p progress) running() bool { return p.activity%oneEvent != 0 }
-
-func (s *Slots) look(w *waiter) progress {
+// look is at the slots that w waits for: its tenant's if that has all it may have, else the shard's. Those are many, and are looked
+// at when a statement has waited for a while, not by each that waits.
+func (s *Slots) look(w *waiter, long bool) progress {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := w.t
-	return progress{turns: t.turns, activity: t.activity.Load(), room: t.used < t.limit}
+	if t.used >= t.limit {
+		a := t.activity.Load()
+		return progress{turns: t.turns, activity: a, moves: a%oneEvent != 0}
+	}
+	p := progress{shard: true, turns: s.turns, moves: !long || s.used < s.cfg.Size}
+	for i := 0; i < len(s.holders) && !p.moves; i++ {
+		a := s.holders[i].activity.Load()
+		p.activity += a // of the same tenants as before if there was no turn
+		p.moves = a%oneEvent != 0
+	}
+	return p
 }

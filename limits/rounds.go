@@ -28,6 +28,7 @@ type tenant struct {
 	due         due       // the next turn
 	since       time.Time // up to when slots in use are paid for
 	turns       uint64    // slots granted and released
+	holder      int       // where it is among those that hold, while used > 0
 
 	first, last *waiter
 	queued      int

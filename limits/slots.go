@@ -35,12 +35,14 @@ type Slots struct {
 
 	mu        sync.Mutex
 	used      int
+	turns     uint64 // slots granted and released
 	waiting   int
 	contended time.Time // since when somebody has been waiting
 	calm      time.Time // since when nobody is
 	pace      pace      // of turns given to those who wait
 	rounds    rounds
 	tenants   map[string]*tenant // those that hold or wait, or owe
+	holders   []*tenant          // those that hold, in no order
 	spare     []*tenant
 	plans     map[string]*counts
 }
@@ -116,8 +118,20 @@ func (l Slot) Release() {
 	l.t.used--
 	l.t.turns++
 	s.used--
+	s.turns++
+	if l.t.used == 0 {
+		s.holdsNothing(l.t)
+	}
 	s.settle(l.t)
 	s.dispatch()
+}
+
+// Held is how many slots its tenant holds, this one included.
+func (l Slot) Held() int {
+	s := l.t.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.t.used
 }
 
 // Count counts another statement on a slot that is held. It is never refused: the tenant's next Acquire pays for it.
@@ -134,7 +148,7 @@ func (l Slot) Count(ctx context.Context) {
 	}
 }
 
-// Begin says that something starts to run on the slot's connection, and End that it is over. A tenant whose slots are all
+// Begin says that something starts to run on the slot's connection, and End that it is over. Who waits for slots that are all
 // held with nothing running on any of them is told so, instead of waiting for itself.
 func (l Slot) Begin() { l.t.activity.Add(oneEvent + 1) }
 
@@ -172,6 +186,20 @@ func (s *Slots) grant(t *tenant) {
 	t.used++
 	t.turns++
 	s.used++
+	s.turns++
+	if t.used == 1 {
+		t.holder = len(s.holders)
+		s.holders = append(s.holders, t)
+	}
+}
+
+// holdsNothing takes a tenant out of the list of those that hold.
+func (s *Slots) holdsNothing(t *tenant) {
+	last := len(s.holders) - 1
+	s.holders[t.holder] = s.holders[last]
+	s.holders[t.holder].holder = t.holder
+	s.holders[last] = nil
+	s.holders = s.holders[:last]
 }
 
 // charge makes a tenant pay for the time it has held its slots while somebody was waiting. A debt beyond the horizon is
