@@ -25,6 +25,7 @@ type Backend struct {
 	idleFrom time.Time
 	peek     peeker
 	raw      bool
+	fresh    bool // made for the one who checks it out
 }
 
 // Conn is pgx's own database/sql connection: its methods send what they always send, with the prologue in front.

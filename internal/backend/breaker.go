@@ -96,8 +96,11 @@ type attempt struct {
 }
 
 // try runs an attempt to connect, unless the shard is dead or another attempt is to tell. When ctx ends the attempt goes on
-// without its caller (pending) for as long as a caller need have patience, and late gets what comes of it.
-func (b *breaker) try(ctx context.Context, connect func(context.Context) (*Backend, error), late func(attempt)) (_ attempt, pending bool) {
+// without its caller (pending) for as long as a caller need have patience, and late gets what comes of it. So it does to its end
+// when the caller is given another backend instead.
+func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func(context.Context) (*Backend, error),
+	late func(a attempt, instead bool),
+) (_ attempt, pending bool) {
 	done, err := b.b.Allow()
 	if err != nil {
 		if err = b.refuses(); err == nil {
@@ -132,6 +135,14 @@ func (b *breaker) try(ctx context.Context, connect func(context.Context) (*Backe
 		cancel()
 		learn(a.err)
 		return a, false
+	case other := <-instead:
+		go func() {
+			defer cancel()
+			a := <-result
+			learn(a.err)
+			late(a, true)
+		}()
+		return attempt{made: other}, true
 	case <-ctx.Done():
 	}
 	go func() {
@@ -146,7 +157,7 @@ func (b *breaker) try(ctx context.Context, connect func(context.Context) (*Backe
 			}
 		}
 		learn(a.err)
-		late(a)
+		late(a, false)
 	}()
 	return attempt{err: cause(ctx.Err())}, true
 }

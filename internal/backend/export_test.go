@@ -53,7 +53,7 @@ func NewTestBreaker() *TestBreaker {
 
 // Try attempts to connect. An attempt that outlives ctx tells late.
 func (t *TestBreaker) Try(ctx context.Context, connect func(context.Context) error, late func(error)) error {
-	a, _ := t.b.try(ctx, func(ctx context.Context) (*Backend, error) { return nil, connect(ctx) }, func(a attempt) { late(a.err) })
+	a, _ := t.b.try(ctx, nil, func(ctx context.Context) (*Backend, error) { return nil, connect(ctx) }, func(a attempt, _ bool) { late(a.err) })
 	return a.err
 }
 

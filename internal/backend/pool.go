@@ -2,7 +2,7 @@
 // in front of the caller's statement, and the rules that decide whether a connection may serve another tenant.
 //
 // The pool never queues. Waiting is the business of package limits: whoever holds a slot finds an idle connection here or
-// may open one, because idle and used connections together never exceed the slots.
+// may open one, because idle and used connections together never exceed the slots. See want for the exception.
 package backend
 
 import (
@@ -69,7 +69,9 @@ type Pool struct {
 
 	mu     sync.Mutex
 	idle   []*Backend // the one used last is at the end
-	open   int
+	open   int        // idle, used, or being made
+	wants  []*want    // in the order in which they came
+	extra  int        // being made for somebody who was given another one
 	closed bool
 	sweep  *time.Timer
 }
@@ -94,25 +96,36 @@ func NewPool(cfg Config) *Pool {
 // Refuses returns a [DownError] while the shard is dead and nobody is to wait for it, else nil.
 func (p *Pool) Refuses() error { return p.breaker.refuses() }
 
-// Checkout returns a backend for a tenant: the idle one that served it last, else the one used last, else a new one. The
-// caller holds slot. With an error it is given back: at once, or when nothing is left of the connection that was being made.
+// Checkout returns a backend for a tenant: the idle one that served it last, else the one used last, else whatever comes first of a
+// new one and one that is returned. The caller holds slot. With an error it is given back: at once, or when nothing is left of
+// the connection that was being made.
 func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot) (*Backend, error) {
 	slot.Begin()
+	polite := slot
 	for {
-		b, evicted, err := p.take(key, s.Tenant)
+		b, evicted, w, err := p.take(key, s.Tenant, polite)
 		if evicted != nil {
 			p.close(evicted)
 		}
-		if err == nil && b == nil {
-			if err = ctx.Err(); err == nil {
-				return p.connectFor(ctx, key, *s, slot)
+		if w != nil {
+			var pending bool
+			if b, pending, err = p.await(ctx, w, *s, slot); pending {
+				return nil, err
 			}
-			p.forgo() // nothing is begun for a caller who has left
+			if err == nil && b == nil {
+				continue
+			}
+			if err != nil && w.left && ctx.Err() == nil { // better one of those than none
+				polite = nil
+				continue
+			}
 		}
-		if err != nil || p.usable(ctx, b) {
+		if err != nil || b.fresh || p.usable(ctx, b) {
 			slot.End()
 			if err != nil {
 				slot.Release()
+			} else {
+				b.fresh = false
 			}
 			return b, err
 		}
@@ -121,17 +134,21 @@ func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot
 	}
 }
 
-// connectFor makes a new backend. It does not end with ctx: a server goes on with a session that it has begun, so the slot is not
-// free before; and tenants with less patience than connecting takes would begin one after the other and never get any.
-func (p *Pool) connectFor(ctx context.Context, key Key, s rls.Settings, slot Slot) (*Backend, error) {
-	a, pending := p.breaker.try(ctx, func(ctx context.Context) (*Backend, error) {
+// connectFor makes a new backend, unless one is returned to w first. It does not end with ctx: a server goes on with a session that
+// it has begun, so the slot is not free before (pending); and tenants with less patience than connecting takes would begin one
+// after the other and never get any.
+func (p *Pool) connectFor(ctx context.Context, w *want, s rls.Settings, slot Slot) (_ *Backend, pending bool, err error) {
+	a, pending := p.breaker.try(ctx, w.got, func(ctx context.Context) (*Backend, error) {
 		p.connects.Add(1)
-		b, err := p.dial(ctx, key, &s)
+		b, err := p.dial(ctx, w.key, &s)
 		if err != nil {
 			p.connectErrors.Add(1)
 		}
 		return b, err
-	}, func(a attempt) {
+	}, func(a attempt, instead bool) {
+		if instead {
+			p.given(-1)
+		}
 		switch {
 		case a.made == nil:
 			p.forgo()
@@ -140,18 +157,29 @@ func (p *Pool) connectFor(ctx context.Context, key Key, s rls.Settings, slot Slo
 		default:
 			p.keep(a.made)
 		}
-		slot.End()
-		slot.Release()
+		if !instead {
+			slot.End()
+			slot.Release()
+		}
 	})
-	if pending {
-		return nil, a.err
-	}
-	slot.End()
-	if a.err != nil {
+	other := p.unwant(w)
+	switch {
+	case pending && a.err == nil: // another one came first
+		return a.made, false, nil
+	case !pending && a.made == nil:
 		p.forgo()
-		slot.Release()
+		if other != nil {
+			p.given(-1)
+			return other, false, nil
+		}
+	case other != nil: // too late
+		p.given(-1)
+		p.keep(other)
 	}
-	return a.made, a.err
+	if a.made != nil {
+		a.made.fresh = true
+	}
+	return a.made, pending, a.err
 }
 
 // usable reports whether an idle backend may be used, and waits for a reset of it that is under way.
@@ -163,14 +191,15 @@ func (p *Pool) usable(ctx context.Context, b *Backend) bool {
 	return b.settle(deadline) && b.peek.quiet()
 }
 
-// take picks an idle backend, or makes room for a new one.
-func (p *Pool) take(key Key, tenant string) (b, evicted *Backend, err error) {
+// take picks an idle backend, or makes room for a new one and returns who wants it. The tenant of the slot polite leaves the
+// last ones to others if it holds more than that.
+func (p *Pool) take(key Key, tenant string, polite Slot) (b, evicted *Backend, w *want, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, nil, ErrClosed
+		return nil, nil, nil, ErrClosed
 	}
-	best := -1
+	best, fit := -1, 0
 	for i := len(p.idle) - 1; i >= 0; i-- {
 		if p.idle[i].key != key {
 			continue
@@ -179,18 +208,23 @@ func (p *Pool) take(key Key, tenant string) (b, evicted *Backend, err error) {
 			best = i
 			break
 		}
-		if best < 0 {
+		if fit++; best < 0 {
 			best = i
 		}
 	}
-	if best >= 0 {
-		return p.remove(best), nil, nil
+	if best >= 0 && (p.idle[best].wire.owner == tenant || fit > p.spare() || p.open >= p.cfg.MaxOpen || !holdsMore(polite)) {
+		return p.remove(best), nil, nil, nil
 	}
-	p.open++
-	if p.open > p.cfg.MaxOpen && len(p.idle) > 0 {
-		evicted = p.remove(0)
+	w = &want{key: key, got: make(chan *Backend, 1), left: best >= 0, idle: p.extra > 0 && p.open >= p.cfg.MaxOpen && len(p.idle) == 0}
+	if !w.idle {
+		if p.open++; p.open > p.cfg.MaxOpen && len(p.idle) > 0 {
+			evicted = p.remove(0)
+		}
 	}
-	return nil, evicted, nil
+	if w.idle || !holdsMore(polite) {
+		p.wants = append(p.wants, w)
+	}
+	return nil, evicted, w, nil
 }
 
 func (p *Pool) remove(i int) *Backend {
@@ -228,11 +262,11 @@ func (p *Pool) Return(b *Backend, slot Slot) {
 	slot.Release()
 }
 
-// keep puts b among the idle ones, unless the pool has been closed.
+// keep gives b to who has waited for one longest, or else puts it among the idle ones, unless the pool has been closed.
 func (p *Pool) keep(b *Backend) {
 	p.mu.Lock()
 	closed := p.closed
-	if !closed {
+	if !closed && !p.offer(b) {
 		p.idle = append(p.idle, b)
 		if p.cfg.MaxIdleTime > 0 {
 			b.idleFrom = time.Now()
@@ -251,6 +285,7 @@ func (p *Pool) keep(b *Backend) {
 func (p *Pool) forgo() {
 	p.mu.Lock()
 	p.open--
+	p.wake()
 	p.mu.Unlock()
 }
 
@@ -323,6 +358,8 @@ func (p *Pool) expire() {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
+	for p.wake() {
+	}
 	if p.sweep != nil {
 		p.sweep.Stop()
 	}

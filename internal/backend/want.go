@@ -1,0 +1,110 @@
+package backend
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// want is somebody with a slot who has found no idle backend. A new one is being made for it, and it takes one that is returned
+// before that is ready: the new one is idle then. Beside statements that take all of a server's processors, connecting takes many
+// times as long as the statements that would have to wait for it.
+type want struct {
+	key Key
+	got chan *Backend // nil says: look again
+	// idle: none is being made, because all that may be open are, or are being made for others that no longer want them.
+	idle bool
+	left bool // there was one, and it was left to others
+}
+
+// spare is how many idle connections a tenant with others in use leaves to those who have none. It opens more instead.
+func (p *Pool) spare() int { return p.cfg.MaxOpen / 8 }
+
+// holdsMore reports whether the slot's tenant holds others as well. One that takes all connections it may have must not take those
+// that are ready, one after the other, and let everybody else wait for new ones.
+func holdsMore(slot Slot) bool {
+	s, ok := slot.(interface{ Held() int })
+	return ok && s.Held() > 1
+}
+
+// await returns the backend that w gets. Without one and without an error, look again.
+func (p *Pool) await(ctx context.Context, w *want, s rls.Settings, slot Slot) (b *Backend, pending bool, err error) {
+	if !w.idle {
+		if err := ctx.Err(); err != nil { // nothing is begun for a caller who has left
+			if other := p.unwant(w); other != nil {
+				p.given(-1)
+				p.keep(other)
+			}
+			p.forgo()
+			return nil, false, err
+		}
+		return p.connectFor(ctx, w, s, slot)
+	}
+	select {
+	case b = <-w.got:
+		return b, false, nil
+	case <-ctx.Done():
+		if b = p.unwant(w); b != nil {
+			p.keep(b)
+		} else {
+			p.lookAgain()
+		}
+		return nil, false, cause(ctx.Err())
+	}
+}
+
+// unwant takes w off the list. If it was given a backend in the meantime, that is returned.
+func (p *Pool) unwant(w *want) *Backend {
+	p.mu.Lock()
+	p.wants = slices.DeleteFunc(p.wants, func(o *want) bool { return o == w })
+	p.mu.Unlock()
+	select {
+	case b := <-w.got:
+		return b
+	default:
+		return nil
+	}
+}
+
+// offer gives b to the first who wants such a one. With the mutex held.
+func (p *Pool) offer(b *Backend) bool {
+	for i, w := range p.wants {
+		if w.key == b.key {
+			p.wants = slices.Delete(p.wants, i, i+1)
+			if !w.idle {
+				p.extra++
+			}
+			w.got <- b
+			return true
+		}
+	}
+	p.wake() // it may make room by closing this one
+	return false
+}
+
+// given counts those that are being made for somebody who was given another one.
+func (p *Pool) given(n int) {
+	p.mu.Lock()
+	p.extra += n
+	p.mu.Unlock()
+}
+
+// wake lets the first of those for whom none is being made look again. With the mutex held.
+func (p *Pool) wake() bool {
+	for i, w := range p.wants {
+		if w.idle {
+			p.wants = slices.Delete(p.wants, i, i+1)
+			w.got <- nil
+			return true
+		}
+	}
+	return false
+}
+
+// lookAgain passes on a call to look again that somebody may have got who has left.
+func (p *Pool) lookAgain() {
+	p.mu.Lock()
+	p.wake()
+	p.mu.Unlock()
+}
