@@ -22,6 +22,7 @@ func tiny(t *testing.T, args ...string) options {
 	}, args...), io.Discard)
 	require.NoError(t, err)
 	o.tenants, o.idle, o.idleRounds, o.routing, o.noisy, o.registry = 50, 5*time.Millisecond, 1, false, false, 0
+	o.headline.length = 0
 	return o
 }
 

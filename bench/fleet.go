@@ -38,67 +38,75 @@ type fleet struct {
 // nullif turns the empty string, which a finished transaction leaves, into "no tenant".
 const policyExpr = "tenant_id = (select nullif(current_setting('" + tenantSetting + "', true), '')::uuid)"
 
-// startFleet starts a server, creates table, role and policies and loads about the given number of rows.
-func startFleet(ctx context.Context, rows, tenants int) (_ *fleet, err error) {
-	server, err := pgtest.Start(ctx, pgtest.Options{Name: "bench", TCP: true, Settings: map[string]string{
-		"max_connections": strconv.Itoa(serverConnections),
-		"shared_buffers":  "512MB", // the whole table: the benchmark is about round trips and CPU, not about disks
-		"max_wal_size":    "2GB",   // no checkpoint while a round runs
+// startFleet starts a server and loads about the given number of rows.
+func startFleet(ctx context.Context, rows, tenants int) (*fleet, error) {
+	f := &fleet{rows: max(rows/tenants, 1), wide: tenantID(tenants)}
+	for n := range tenants {
+		f.tenants = append(f.tenants, tenantID(n))
+	}
+	const each = "from generate_series(%d, %d) t, generate_series(1, %d) i"
+	return f, f.start(ctx,
+		fmt.Sprintf(each, 0, 0, max(f.rows, hotRows)),
+		fmt.Sprintf(each, 1, tenants-1, f.rows),
+		fmt.Sprintf(each, tenants, tenants, f.rows*tenants))
+}
+
+// start starts the server, creates table, role and policies, and loads the rows that the from clauses give: row i of tenant t.
+func (f *fleet) start(ctx context.Context, rows ...string) (err error) {
+	f.server, err = pgtest.Start(ctx, pgtest.Options{Name: "bench", TCP: true, Settings: map[string]string{
+		"max_connections":    strconv.Itoa(serverConnections),
+		"shared_buffers":     "512MB", // the whole table: the benchmark is about round trips and CPU, not about disks
+		"max_wal_size":       "2GB",   // no checkpoint while a round runs
+		"checkpoint_timeout": "1h",
 	}})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	f := &fleet{server: server, rows: max(rows/tenants, 1), wide: tenantID(tenants)}
 	defer func() {
 		if err != nil {
 			_ = f.close()
 		}
 	}()
-	for n := range tenants {
-		f.tenants = append(f.tenants, tenantID(n))
-	}
-	if err := server.Exec(ctx, "postgres",
+	if err := f.server.Exec(ctx, "postgres",
 		"create role "+benchRole+" login nosuperuser nobypassrls",
 		"create database "+benchDatabase,
 	); err != nil {
-		return nil, err
+		return err
 	}
-	cfg, err := pgx.ParseConfig(server.DSN("postgres", benchDatabase))
+	cfg, err := pgx.ParseConfig(f.server.DSN("postgres", benchDatabase))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f.admin = stdlib.OpenDB(*cfg)
-	if err := server.Exec(ctx, benchDatabase, f.schema()...); err != nil {
-		return nil, err
+	if err := f.server.Exec(ctx, benchDatabase, schema(rows)...); err != nil {
+		return err
 	}
-	return f, f.check(ctx)
+	return f.check(ctx)
 }
 
 // tenantID and the tenant_id column of the load below agree.
 func tenantID(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012x", n) }
 
-func (f *fleet) schema() []string {
-	const id = "('00000000-0000-4000-8000-' || lpad(to_hex(t), 12, '0'))::uuid"
-	load := "insert into orders select " + id + ", i, 0, 'order ' || i || ' of ' || t from generate_series(%d, %d) t, " +
-		"generate_series(1, %d) i"
-	return []string{
-		// Room in the pages keeps updates of the few hot rows short (HOT); a vacuum in the middle of a round would be noise.
-		`create table orders (tenant_id uuid not null, id bigint not null, total numeric not null, note text not null)
-			with (fillfactor = 70, autovacuum_enabled = false)`,
-		fmt.Sprintf(load, 0, 0, max(f.rows, hotRows)),
-		fmt.Sprintf(load, 1, len(f.tenants)-1, f.rows),
-		fmt.Sprintf(load, len(f.tenants), len(f.tenants), f.rows*len(f.tenants)),
+func schema(rows []string) []string {
+	// Room in the pages keeps updates of the few hot rows short (HOT); a vacuum in the middle of a round would be noise.
+	all := []string{`create table orders (tenant_id uuid not null, id bigint not null, total numeric not null, note text not null)
+		with (fillfactor = 70, autovacuum_enabled = false)`}
+	for _, from := range rows {
+		all = append(all, "insert into orders select ('00000000-0000-4000-8000-' || lpad(to_hex(t), 12, '0'))::uuid, i, 0, "+
+			"'order ' || i || ' of ' || t "+from)
+	}
+	return append(all,
 		"alter table orders add primary key (tenant_id, id)",
 		"alter table orders enable row level security",
 		"alter table orders force row level security",
-		"create policy tenant on orders as permissive for all to " + benchRole +
-			" using (" + policyExpr + ") with check (" + policyExpr + ")",
-		"create policy guard on orders as restrictive for all to public" +
-			" using (" + policyExpr + ") with check (" + policyExpr + ")",
-		"grant select, insert, update, delete on orders to " + benchRole,
+		"create policy tenant on orders as permissive for all to "+benchRole+
+			" using ("+policyExpr+") with check ("+policyExpr+")",
+		"create policy guard on orders as restrictive for all to public"+
+			" using ("+policyExpr+") with check ("+policyExpr+")",
+		"grant select, insert, update, delete on orders to "+benchRole,
 		"vacuum (analyze) orders",
 		"checkpoint",
-	}
+	)
 }
 
 // check proves that the measurement can fail: without a tenant no row is visible, with one exactly its row, found by

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,6 +54,7 @@ type options struct {
 	noisyRows   int // of the noisy tenant
 	noisyConns  []int
 	noisyChart  string
+	headline    headlineOptions
 	only        string // the section to run alone
 	cpuProfile  string
 	jsonFile    string
@@ -75,7 +77,10 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.rows, "rows", 1_000_000, "rows of the table, spread over the tenants")
 	flags.BoolVar(&o.tcp, "tcp", false, "without delay, use TCP on 127.0.0.1 instead of the unix socket")
 	flags.IntVar(&o.registry, "registry-tenants", registryTenants, "tenants of the registry section; 0 leaves it out")
-	flags.StringVar(&o.only, "only", "", "only this section: registry or noisy")
+	flags.DurationVar(&o.headline.length, "headline-time", time.Minute, "length of each run of the section headline; 0 leaves it out")
+	flags.IntVar(&o.headline.conns, "headline-conns", 4, "connections to each shard in the section headline")
+	flags.IntVar(&o.headline.workers, "headline-goroutines", 32, "goroutines that its statements run on")
+	flags.StringVar(&o.only, "only", "", "only this section: "+sections)
 	flags.StringVar(&o.noisyChart, "noisy-chart", "bench/out/noisy.svg", "write the chart of the section noisy to this file")
 	flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of "+ownPeer+" alone to this file, in extra rounds")
 	flags.StringVar(&o.jsonFile, "out", "bench/out/latest.json", "write the results to this file")
@@ -87,6 +92,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	}
 	o.tenants, o.burst, o.idle, o.idleRounds, o.routing = tenantCount, stampedeSize, 1100*time.Millisecond, 8, true
 	o.noisy, o.noisyRows = true, noisyRows
+	o.headline.step, o.headline.scale = 8*time.Second, 60
 	o.noisyTimes = noisyTimes{rounds: 3, phase: 4 * time.Second, settle: time.Second}
 	if *quick {
 		set := map[string]bool{}
@@ -103,6 +109,10 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		if !set["registry-tenants"] {
 			o.registry = 5000
 		}
+		if !set["headline-time"] {
+			o.headline.length = 5 * time.Second
+		}
+		o.headline.step, o.headline.scale = time.Second, 6
 		o.idleRounds = 2
 		o.noisyTimes = noisyTimes{rounds: 1, phase: time.Second, settle: time.Second / 2}
 	}
@@ -143,19 +153,29 @@ func (o options) validate() error {
 	if o.registry < 0 {
 		errs = append(errs, errors.New("-registry-tenants must not be negative"))
 	}
-	if o.only != "" && o.only != "registry" && o.only != "noisy" {
-		errs = append(errs, fmt.Errorf("-only %q: the sections that run alone are registry and noisy", o.only))
+	if o.only != "" && !slices.Contains(strings.Split(sections, ", "), o.only) {
+		errs = append(errs, fmt.Errorf("-only %q: the sections that run alone are %s", o.only, sections))
+	}
+	if h := o.headline; h.length < 0 || h.conns < 1 || h.conns > serverConnections/2 || h.workers < 1 {
+		errs = append(errs, fmt.Errorf("-headline-time must not be negative, -headline-conns must be 1 to %d, -headline-goroutines positive",
+			serverConnections/2))
 	}
 	for _, c := range o.noisyConns {
 		if c < 1 || c > maxNoisyConns {
 			errs = append(errs, fmt.Errorf("-noisy-conns %d: use 1 to %d", c, maxNoisyConns))
 		}
 	}
+	if o.only == "headline" && o.headline.length == 0 {
+		errs = append(errs, errors.New("-only headline needs -headline-time above 0"))
+	}
 	if o.only == "registry" && o.registry == 0 {
 		errs = append(errs, errors.New("-only registry needs -registry-tenants above 0"))
 	}
 	return errors.Join(errs...)
 }
+
+// sections can run alone.
+const sections = "registry, noisy, headline, routing"
 
 // maxConcurrency leaves each worker a hot row of its own and all peers together room on the server.
 const maxConcurrency = 16

@@ -36,8 +36,12 @@ func (t noisyTimes) round() time.Duration { return 2*t.phase + t.settle }
 
 // noisyRun is what one peer's quiet tenants saw.
 type noisyRun struct {
-	peer   string
-	conns  int
+	kind       peerKind
+	peer       string // its name, and what is different
+	conns      int
+	noisyConns int // as in peerConfig
+	noisyIdle  bool
+
 	rounds [][]arrival
 	noise  int // statements of the noisy tenant that were answered
 }
@@ -56,11 +60,13 @@ func measureNoisy(ctx context.Context, out io.Writer, o options) (_ results, err
 	for _, conns := range o.noisyConns {
 		var some []*noisyRun
 		for _, kind := range o.peers {
-			some = append(some, &noisyRun{peer: kind.name, conns: conns})
+			some = append(some, &noisyRun{kind: kind, peer: kind.name, conns: conns})
 		}
+		shown := len(some) // in the chart
+		some = append(some, floors(o.peers, conns)...)
 		for round := range o.noisyTimes.rounds {
 			for _, i := range turn(len(some), round) {
-				if err := b.noisyRound(ctx, o.peers[i], some[i]); err != nil {
+				if err := b.noisyRound(ctx, some[i]); err != nil {
 					return nil, fmt.Errorf("noisy, %s, %d connections: %w", some[i].peer, conns, err)
 				}
 			}
@@ -77,15 +83,35 @@ func measureNoisy(ctx context.Context, out io.Writer, o options) (_ results, err
 		if err := printNoisy(out, some, rs, o.noisyTimes, f.rows*noisyTenants); err != nil {
 			return nil, err
 		}
-		runs, all = append(runs, some...), append(all, rs...)
+		runs, all = append(runs, some[:shown]...), append(all, rs...)
 	}
 	return all, writeFile(o.noisyChart, noisyChart(runs, o.noisyTimes))
 }
 
+// floors are what a peer would be if the noise were less: they tell what is the queue's and what the machine's.
+func floors(kinds []peerKind, conns int) (all []*noisyRun) {
+	if (conns+1)/2 <= runtime.NumCPU() { // one tenant's share
+		return nil
+	}
+	for _, kind := range kinds {
+		if kind.name != limitPeer && kind.name != ownPeer {
+			continue
+		}
+		for _, n := range []int{1, runtime.NumCPU()} {
+			all = append(all, &noisyRun{kind: kind, conns: conns, noisyConns: n, peer: fmt.Sprintf("%s, noise on %d", kind.name, n)})
+		}
+		if kind.name == limitPeer && idleClassWorks {
+			all = append(all, &noisyRun{kind: kind, conns: conns, noisyIdle: true, peer: kind.name + ", noise when idle"})
+		}
+	}
+	return all
+}
+
 // noisyRound is one turn of one peer.
-func (b *bench) noisyRound(ctx context.Context, kind peerKind, run *noisyRun) (err error) {
+func (b *bench) noisyRound(ctx context.Context, run *noisyRun) (err error) {
+	kind := run.kind
 	cfg := peerConfig{
-		name: kind.name, dsn: b.fleet.server.DSN(benchRole, benchDatabase), dial: b.line.dial, concurrency: run.conns,
+		noisyConns: run.noisyConns, noisyIdle: run.noisyIdle, name: kind.name, dsn: b.fleet.server.DSN(benchRole, benchDatabase), dial: b.line.dial, concurrency: run.conns,
 		conns: run.conns, tenants: b.fleet.tenants, wide: b.fleet.wide, noisy: b.fleet.wide, backends: noisyTenants + 1,
 	}
 	p, err := kind.open(ctx, cfg)

@@ -38,6 +38,8 @@ type peerConfig struct {
 	backends    int    // how many connections a peer that would open one per tenant may hold
 	conns       int    // most connections in use at once, and half as many for a tenant with some of its own; 0: no limit
 	noisy       string // a tenant on a larger plan, with more to do than there are connections
+	noisyConns  int    // most connections of that tenant, where it has less than its share; 0: no limit of its own
+	noisyIdle   bool   // the server processes of its own connections run when no other process wants to
 }
 
 // share of conns that is one tenant's, as sharded_tenant_share has it; 0 where they have no limit, as in SetMaxOpenConns.
@@ -55,7 +57,9 @@ func (c peerConfig) connConfig() (*pgx.ConnConfig, error) {
 
 func (c peerConfig) adjust(cfg *pgx.ConnConfig) {
 	cfg.RuntimeParams["application_name"] = c.name
-	cfg.DialFunc = c.dial
+	if c.dial != nil {
+		cfg.DialFunc = c.dial
+	}
 }
 
 // peerKind is a row of the list of peers.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -16,7 +18,7 @@ type plain struct {
 	wideTenant string
 }
 
-func openPlain(_ context.Context, cfg peerConfig) (peer, error) {
+func openPlain(ctx context.Context, cfg peerConfig) (peer, error) {
 	conn, err := cfg.connConfig()
 	if err != nil {
 		return nil, err
@@ -29,7 +31,32 @@ func openPlain(_ context.Context, cfg peerConfig) (peer, error) {
 		db.SetMaxIdleConns(cfg.concurrency)
 		return db
 	}
-	return &plain{hot: open(cfg.tenants[0], cfg.conns), wide: open(cfg.wide, cfg.share()), wideTenant: cfg.wide}, nil
+	p := &plain{hot: open(cfg.tenants[0], cfg.conns), wide: open(cfg.wide, cmp.Or(cfg.noisyConns, cfg.share())), wideTenant: cfg.wide}
+	if cfg.noisyIdle {
+		if err := runWhenIdle(ctx, p.wide, cfg.share()); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	return p, nil
+}
+
+// runWhenIdle opens all connections of a pool and lets their server processes have what processor time is left.
+func runWhenIdle(ctx context.Context, db *sql.DB, conns int) (err error) {
+	for range conns {
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, conn.Close()) }()
+		var pid int
+		if err := conn.QueryRowContext(ctx, "select pg_backend_pid()").Scan(&pid); err != nil {
+			return err
+		}
+		if err := idleClass(pid); err != nil {
+			return fmt.Errorf("give a server process the idle scheduling class: %w", err)
+		}
+	}
+	return nil
 }
 
 func (p *plain) db(tenant string) *sql.DB {

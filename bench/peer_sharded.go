@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -20,7 +21,11 @@ type sharded struct {
 }
 
 func openSharded(_ context.Context, cfg peerConfig) (peer, error) {
-	store, err := registry.NewStatic(oneShard(cfg))
+	return newSharded(oneShard(cfg), cfg)
+}
+
+func newSharded(fleet registry.Fleet, cfg peerConfig) (*sharded, error) {
+	store, err := registry.NewStatic(fleet)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +63,7 @@ func oneShard(cfg peerConfig) registry.Fleet {
 		for _, p := range registry.DefaultPlans() {
 			if p.Name == "growth" {
 				p.WorkMemKB = noisyWorkMemKB
+				p.MaxConns = cmp.Or(cfg.noisyConns, p.MaxConns)
 				fleet.Plans = append(fleet.Plans, p)
 				fleet.Tenants = append(fleet.Tenants, registry.Tenant{ID: cfg.noisy, Shard: "s1", Plan: p.Name})
 			}

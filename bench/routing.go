@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sharded-pg/sharded-pg/limits"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
@@ -48,6 +49,7 @@ func staticRoutes(tenants []string) resolver.Static {
 
 const (
 	hitTarget      = 150 // ns
+	slotTarget     = 300 // ns
 	stampedeSize   = 10_000
 	memoryOfRoutes = 10_000
 )
@@ -103,11 +105,49 @@ func measureRouting(ctx context.Context, out io.Writer, tenants []string, burst 
 	fmt.Fprintf(out, "  %d concurrent misses of one tenant: %d source lookups, %s (source answers after 1 ms)\n",
 		burst, lookups, took.Round(10*time.Microsecond))
 	fmt.Fprintf(out, "  %d known tenants: %.1f MB of heap\n", memoryOfRoutes, float64(memoryOf(ctx))/(1<<20))
+	free, rated, err := measureSlots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(out, "\nlimits, where nothing waits: a slot taken and given back, best of 3\n")
+	fmt.Fprintf(out, "  plan without a rate    %8.0f ns/op %4d allocs/op\n", perOp(free), free.AllocsPerOp())
+	fmt.Fprintf(out, "  plan with a rate       %8.0f ns/op %4d allocs/op\n", perOp(rated), rated.AllocsPerOp())
 	return []target{
+		{name: "limits where nothing waits", got: perOp(rated), want: slotTarget, unit: " ns"},
+		{name: "limits where nothing waits: allocations", got: float64(rated.AllocsPerOp()), want: 1},
 		{name: "route cache hit, one tenant", got: perOp(hot), want: hitTarget, unit: " ns"},
 		{name: "route cache hit: allocations", got: float64(hot.AllocsPerOp()), want: 0},
 		{name: fmt.Sprintf("%d concurrent misses: source lookups", burst), got: float64(lookups), want: 1},
 	}, nil
+}
+
+// measureSlots is what a statement pays for the limits of its tenant, on a plan without and with a rate.
+func measureSlots(ctx context.Context) (free, rated testing.BenchmarkResult, err error) {
+	slots := limits.NewSlots(limits.Config{
+		Size: 32, Share: 0.5, Wait: time.Second, TenantQueue: 1000, ShardQueue: 10_000, Rates: limits.NewLocalRates(tenantCount),
+	})
+	measure := func(rate float64) (best testing.BenchmarkResult) {
+		request := limits.Request{Tenant: tenantID(0), Plan: "starter", Conns: 5, Weight: 2, Rate: rate}
+		for range 3 { // the rest of the machine only adds
+			r := testing.Benchmark(func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					slot, failed := slots.Acquire(ctx, request)
+					if failed != nil {
+						err = failed
+						return
+					}
+					slot.Release()
+				}
+			})
+			if best.N == 0 || perOp(r) < perOp(best) {
+				best = r
+			}
+		}
+		return best
+	}
+	free, rated = measure(0), measure(1e9)
+	return free, rated, err
 }
 
 func perOp(r testing.BenchmarkResult) float64 {

@@ -15,18 +15,7 @@ import (
 // missed target is not a failure.
 func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if o.only != "" {
-		measure := map[string]func() (results, error){
-			"registry": func() (results, error) { return measureRegistry(ctx, out, o.registry) },
-			"noisy":    func() (results, error) { return measureNoisy(ctx, out, o) },
-		}[o.only]
-		rs, err := measure()
-		if err != nil {
-			return err
-		}
-		if err := printTargets(out, rs.judge()); err != nil {
-			return err
-		}
-		return writeJSON(o.jsonFile, rs)
+		return runAlone(ctx, out, o)
 	}
 	begin := time.Now()
 	f, err := startFleet(ctx, o.rows, o.tenants)
@@ -61,6 +50,33 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	}
 	fmt.Fprintf(out, "\n%s in all\n", time.Since(begin).Round(time.Second))
 	return nil
+}
+
+// runAlone measures one section.
+func runAlone(ctx context.Context, out io.Writer, o options) (err error) {
+	var rs results
+	var targets []target
+	switch o.only {
+	case "registry":
+		rs, err = measureRegistry(ctx, out, o.registry)
+	case "noisy":
+		rs, err = measureNoisy(ctx, out, o)
+	case "headline":
+		rs, err = measureHeadline(ctx, out, o.headline)
+	case "routing":
+		var tenants []string
+		for n := range o.tenants {
+			tenants = append(tenants, tenantID(n))
+		}
+		targets, err = measureRouting(ctx, out, tenants, o.burst)
+	}
+	if err != nil {
+		return err
+	}
+	if err := printTargets(out, append(targets, rs.judge()...)); err != nil {
+		return err
+	}
+	return writeJSON(o.jsonFile, rs)
 }
 
 // bench is one run.
@@ -231,6 +247,13 @@ func (b *bench) profileOne(ctx context.Context, own []peerKind, delayMS float64,
 func (b *bench) report(ctx context.Context) error {
 	if b.noisy {
 		rs, err := measureNoisy(ctx, b.out, b.options)
+		if err != nil {
+			return err
+		}
+		b.results = append(b.results, rs...)
+	}
+	if b.headline.length > 0 {
+		rs, err := measureHeadline(ctx, b.out, b.headline)
 		if err != nil {
 			return err
 		}

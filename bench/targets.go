@@ -14,6 +14,15 @@ type result struct {
 	AllocsPerOp  float64 `json:"allocs_per_op"`
 	RatioToLimit float64 `json:"ratio_to_limit"`
 
+	// Of the section headline only.
+	P999us      float64 `json:"p999_us,omitempty"`
+	ClientUS    float64 `json:"client_cpu_us,omitempty"` // processor time per statement
+	ServersUS   float64 `json:"servers_cpu_us,omitempty"`
+	Lane1       int64   `json:"lane1,omitempty"` // statements that flew without and with a reset in front
+	Lane3       int64   `json:"lane3,omitempty"`
+	Waited      int64   `json:"waited,omitempty"` // for a connection
+	Connections int     `json:"connections,omitempty"`
+
 	client, servers float64 // microseconds of processor time per operation; only printed
 }
 
@@ -132,6 +141,14 @@ func (rs results) judge() []target {
 			all = append(all, target{
 				name: fmt.Sprintf("p99 of quiet tenants beside a noisy one, %d connections: ratio to alone", r.Concurrency),
 				got:  r.P99us / alone.P99us, want: noisyTarget, unit: "x",
+			})
+		}
+	}
+	for _, r := range rs {
+		if r.Peer == ownPeer && (r.Case == headlineRead || r.Case == headlineMixed) {
+			all = append(all, target{
+				name: fmt.Sprintf("%s: statements per second with p99 below %v", r.Case, headlineP99),
+				got:  r.OpsPerS, want: headlineRate, atLeast: true, unit: "/s",
 			})
 		}
 	}
