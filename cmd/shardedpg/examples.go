@@ -64,6 +64,12 @@ var examples = map[string][]string{
 		`shardedpg rls audit --waivers waivers.yaml --sarif audit.sarif --fail-on medium`,
 		`shardedpg rls audit --dsn 'host=localhost user=admin dbname=app' --app-role app --level hardened`,
 	},
+	"rls verify": {
+		`shardedpg rls verify --dry-run`,
+		`shardedpg rls verify --shard eu1 --except 'app.close_year' --yes`,
+		`shardedpg rls verify --cleanup --yes`,
+		`shardedpg rls verify --canary canary-a,canary-b -o json`,
+	},
 	"rls rules": {`shardedpg rls rules`, `shardedpg rls rules SPG027`},
 
 	"completion": {`source <(shardedpg completion bash)`},

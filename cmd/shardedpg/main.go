@@ -62,6 +62,7 @@ type commands struct {
 		Rollback rlsRollback `cmd:"" help:"Take the newest apply on a database back. Roles stay."`
 		History  rlsHistory  `cmd:"" help:"Show what was applied to a database and rolled back, newest first."`
 		Audit    rlsAudit    `cmd:"" help:"Look for ways around row-level security in databases."`
+		Verify   rlsVerify   `cmd:"" help:"Try to break in: as one tenant that exists for the run only, go for the rows of another, in every table."`
 		Rules    rlsRules    `cmd:"" help:"List the rules of the audit, or explain one."`
 	} `cmd:"" name:"rls" help:"Row-level security of tables of tenants."`
 

@@ -38,7 +38,8 @@ type declared struct {
 type target struct {
 	shard, database string
 	dsn             string // secret
-	app             string // the role that the shard's DSN logs in as; "" if unknown
+	login           string // secret: the DSN of tenants' statements; "" if unknown
+	app             string // the role that it logs in as
 	guc             string // of the registry's DSN
 }
 
@@ -133,7 +134,7 @@ func (d *databases) ofShard(ctx context.Context, reg *registry.Postgres, name, g
 	var all []target
 	for _, database := range names {
 		if len(d.Database) == 0 || slices.Contains(d.Database, identifier(database)) {
-			all = append(all, target{shard: name, database: database, dsn: dsn, app: cfg.User, guc: guc})
+			all = append(all, target{shard: name, database: database, dsn: dsn, login: s.DSN, app: cfg.User, guc: guc})
 		}
 	}
 	return all, nil

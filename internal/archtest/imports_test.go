@@ -27,7 +27,7 @@ var serverPools = []string{
 // controlPlane is never part of a program that only queries.
 var controlPlane = []string{
 	"registry/provision", "registry/health", "registry/fleetfile", "registry/singleserver",
-	"rls/policy", "rls/audit", // what operators do with policies; the driver needs the texts of rls only
+	"rls/policy", "rls/audit", "verify", // what operators do with policies; the driver needs the texts of rls only
 	"migrate", "move", "backup", "cmd", "bench", "conformance", "internal/pgtest", "internal/demo", "internal/hammer",
 	"internal/suites", "internal/matrix",
 }
