@@ -103,7 +103,9 @@ type catalog struct {
 	Config
 	version int
 	server  string
-	app     string // the role of tenants' statements
+	app     string    // the role of tenants' statements
+	schemas [2]string // of the two tenants of model schema
+	roles   [2]string // roles belong to the server: they are named after the database
 	tables  []*table
 	byOID   map[uint32]*table
 }
@@ -114,8 +116,14 @@ func readCatalog(ctx context.Context, conn *pgx.Conn, c Config) (*catalog, error
 		return nil, fmt.Errorf("the DSN of tenants' statements is no connection string")
 	}
 	cat := &catalog{Config: c, app: cfg.User, byOID: map[uint32]*table{}}
-	if err := conn.QueryRow(ctx, `select current_setting('server_version_num')::int, current_setting('server_version')`).Scan(&cat.version, &cat.server); err != nil {
+	var oid uint32
+	if err := conn.QueryRow(ctx, `select current_setting('server_version_num')::int, current_setting('server_version'),
+ (select oid from pg_database where datname = current_database())`).Scan(&cat.version, &cat.server, &oid); err != nil {
 		return nil, err
+	}
+	for i, letter := range []string{"a", "b"} {
+		cat.schemas[i] = "shardedpg_verify_" + letter
+		cat.roles[i] = fmt.Sprintf("%s_%d", cat.schemas[i], oid)
 	}
 	if err := each(ctx, conn, func(t table) {
 		cat.tables = append(cat.tables, &t)
@@ -168,10 +176,15 @@ func (t *table) column(name string) *column {
 	return &t.columns[i]
 }
 
+// alone reports whether a table is in a schema that is left alone.
+func (c *catalog) alone(t *table) bool {
+	return matches(c.SkipSchemas, t.Schema) || slices.Contains(c.schemas[:], t.Schema)
+}
+
 // targets are the tables of tenants that the run attacks, tables before their parts.
 func (c *catalog) targets() (found []*table) {
 	for _, t := range c.tables {
-		if t.Type != "" && !c.skipped(t.name()) && (len(c.Tables) == 0 || matches(c.Tables, t.name())) {
+		if t.Type != "" && !c.alone(t) && !c.skipped(t.name()) && (len(c.Tables) == 0 || matches(c.Tables, t.name())) {
 			found = append(found, t)
 		}
 	}

@@ -152,6 +152,10 @@ var faults = map[string]struct {
 		},
 		driver: func(c *shardedpg.Config) { c.SkipVerify = true },
 	},
+	"a login with the rights of schema tenants": {
+		plant: []string{"create schema tenant_template", "create table tenant_template.a (id serial primary key, x text)"},
+		open:  []string{"role {app}: login"},
+	},
 	"statistics": {
 		plant: []string{"insert into app.events (tenant_id, what) select 'acme', 'x' from generate_series(1, 500)", "analyze app.events_rest", "grant select on app.events_rest to {app}", "alter table app.events_rest disable row level security"},
 		open:  of("app.events_rest", without(reads, "select by key", "select for update"), switches[:10], []string{"statistics"}),
@@ -199,6 +203,26 @@ func TestEachFaultIsFoundAndNoOther(t *testing.T) {
 			b.nothingLeft(t)
 		})
 	}
+}
+
+func TestAnOpenSchemaOfATenantIsFound(t *testing.T) {
+	t.Parallel()
+	b := newSite(t, pgtest.Shared(t, "verify"), shop(appRole()))
+	b.exec(t, "alter role {app} noinherit", "create schema tenant_template", "create table tenant_template.a (id serial primary key, x text)",
+		"create table tenant_template.b (a int not null references tenant_template.a)")
+	r := b.run(t)
+	require.Empty(t, not(r))
+	require.Contains(t, with(r, verify.Held), "shardedpg_verify_b.b: select by schema")
+	require.Contains(t, with(r, verify.Known), "shardedpg_verify_b.b: string of several statements")
+
+	b.config.Driver = func(*shardedpg.Config) { // the schemas are there by now, the second time
+		b.exec(t, "do $$ begin if to_regnamespace('shardedpg_verify_b') is not null then grant usage on schema shardedpg_verify_b to public; "+
+			"grant select, insert on shardedpg_verify_b.b to public; end if; end $$")
+	}
+	r = b.run(t)
+	require.ElementsMatch(t, of("shardedpg_verify_b.b", []string{"select by schema", "insert by schema"}), with(r, verify.Open))
+	require.Empty(t, r.Left)
+	b.nothingLeft(t)
 }
 
 // unseen are the known attacks on tables that could not be tried.

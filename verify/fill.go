@@ -2,16 +2,12 @@ package verify
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/big"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -85,8 +81,12 @@ func (s *scene) refer(ctx context.Context, t *table, f foreignKey, who int, valu
 		why = "which the run cannot see"
 	case len(f.From) == 1 && f.From[0] == s.TenantColumn:
 		return s.tenantRow(ctx, parent, f.To[0], who)
-	case parent.Type == t.Type:
-		if err := s.seed(ctx, parent); err != nil {
+	case s.schema, parent.Type == t.Type:
+		seed := s.seed
+		if s.schema {
+			seed = s.seedOwn
+		}
+		if err := seed(ctx, parent); err != nil {
 			return err
 		}
 		if found = parent.rows[who].values; found == nil {
@@ -136,6 +136,9 @@ func (s *scene) nameOf(oid uint32) string {
 
 // tenantRow makes the row that stands for a tenant in a table of tenants, whose key is the tenant's ID.
 func (s *scene) tenantRow(ctx context.Context, parent *table, column string, who int) error {
+	if s.alone(parent) {
+		return fmt.Errorf("it refers to %s, in a schema that is left alone", parent.name())
+	}
 	if s.registered[parent.OID] == nil {
 		s.registered[parent.OID] = &[2]bool{}
 	}
@@ -266,15 +269,6 @@ const checkSQL = `select pg_get_constraintdef(c.oid), array_to_string(array(sele
   from pg_constraint c where c.contype = 'c' and c.conname = $2 and (c.conrelid = $1::text::oid
     or c.contypid in (select a.atttypid from pg_attribute a where a.attrelid = $1::text::oid and c.contypid <> 0)) limit 1`
 
-// usual are values that checks of applications ask for; the first six are new each time.
-func usual() []string {
-	n := strconv.FormatInt(number(), 10)
-	return []string{
-		"verify-" + n + "@example.com", "https://example.com/" + n, "+1" + n, n, "verify-" + n + ".example.com", "verify" + n, "1", "0", "100", "2", "a", "A", "verify",
-		"2030-01-01", "0.5", "true", "false", "EUR", "DE", "en", `{"a": 1}`, "[1]", "{1}", "#00ff00", "1.2.3",
-	}
-}
-
 // please looks for a value of one column that a check takes: what its own text has in it, and what is usual.
 func (s *scene) please(ctx context.Context, t *table, into inserter, values map[string]*string, check string, tries *int) bool {
 	got, err := s.asAdmin(ctx, checkSQL, []any{t.id(), check}, 2)
@@ -329,72 +323,6 @@ func trial(into inserter) inserter {
 		}
 		return nil, err
 	}
-}
-
-// fresh is a value that no row has yet, as far as the type has that many.
-func (c *column) fresh() (string, bool) {
-	n := number()
-	text := "shardedpg-verify-" + strconv.FormatInt(n, 36)
-	now := time.Now().UTC()
-	switch {
-	case c.Kind == "e":
-		return c.Label, c.Label != ""
-	case c.Category == "A":
-		return "{}", true
-	case c.Kind == "r", c.Category == "R":
-		return "empty", true
-	case c.Kind == "m":
-		return "{}", true
-	}
-	switch c.Base {
-	case "int2":
-		return strconv.FormatInt(1000+n%30000, 10), true
-	case "int4", "int8", "numeric", "float4", "float8", "oid", "money":
-		return strconv.FormatInt(n, 10), true
-	case "text", "varchar", "bpchar", "name", "citext":
-		if c.Length > 0 && int(c.Length) < len(text) {
-			text = text[len(text)-int(c.Length):]
-		}
-		return text, true
-	case "uuid":
-		var b [16]byte
-		_, _ = rand.Read(b[:])
-		return hex.EncodeToString(b[:]), true
-	case "bool":
-		return "true", true
-	case "date":
-		return now.AddDate(0, 0, int(n%1000)).Format(time.DateOnly), true
-	case "timestamp", "timestamptz":
-		return now.Add(time.Duration(n%1e9) * time.Microsecond).Format(time.RFC3339Nano), true
-	case "time", "timetz":
-		return "12:00:00", true
-	case "interval":
-		return "1 hour", true
-	case "json", "jsonb":
-		return "{}", true
-	case "bytea":
-		return `\x` + hex.EncodeToString([]byte(text)), true
-	case "inet", "cidr":
-		return "2001:db8::" + strconv.FormatInt(n%65000, 16), true
-	case "macaddr":
-		return "02:00:00:00:00:01", true
-	case "xml":
-		return "<verify/>", true
-	case "tsvector", "tsquery", "hstore", "ltree":
-		return "verify", c.Base != "hstore"
-	case "point":
-		return "(1,1)", true
-	}
-	return "", false
-}
-
-// number is one that hardly any table has: a row must not collide with one of a real tenant.
-func number() int64 {
-	n, err := rand.Int(rand.Reader, big.NewInt(1e9))
-	if err != nil {
-		return time.Now().UnixNano() % 1e9
-	}
-	return 1e9 + n.Int64()
 }
 
 // short is an error of the server without what it says about rows.

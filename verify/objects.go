@@ -76,7 +76,7 @@ func (s *scene) objects(ctx context.Context, targets []*table) (watch []watched,
 	},
 	) {
 		switch {
-		case s.skipped(f.Schema + "." + f.Name):
+		case s.skipped(f.Schema + "." + f.Name), matches(s.SkipSchemas, f.Schema):
 		case !f.Safe:
 			s.add(f.Signature, "function of its owner's rights", notTried("it takes arguments or may write, so it is not called: read it, and leave it out with --except"))
 		default:

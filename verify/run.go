@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // Run makes the two tenants' rows, attacks, and removes everything again, also when ctx ends. It fails when the database
@@ -70,7 +71,7 @@ func Read(ctx context.Context, c Config) (*Plan, error) {
 }
 
 func (c *catalog) run(ctx context.Context, conn *pgx.Conn, report *Report) (err error) {
-	if len(c.targets()) == 0 {
+	if len(c.targets()) == 0 && !c.templated() {
 		return fmt.Errorf("it has no table with a column %q to attack: name the column, or the tables", c.TenantColumn)
 	}
 	removed, left, err := c.remove(ctx, conn)
@@ -120,12 +121,20 @@ func (c *catalog) run(ctx context.Context, conn *pgx.Conn, report *Report) (err 
 			return err
 		}
 	}
+	if c.templated() {
+		return c.attackSchemas(ctx, conn, report)
+	}
 	return nil
 }
 
 // attack runs everything for the tables whose tenants' IDs are of one type.
 func (c *catalog) attack(ctx context.Context, conn *pgx.Conn, ids [2]string, targets []*table, report *Report) error {
-	s, done, err := c.open(ctx, conn, ids, report)
+	store, err := c.tenants(ctx, ids, resolver.ModelShared)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	s, done, err := c.open(ctx, conn, ids, store, report)
 	if err != nil {
 		return err
 	}

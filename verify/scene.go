@@ -31,6 +31,7 @@ type scene struct {
 	admin      *pgx.Conn
 	registered map[uint32]*[2]bool // tables of tenants in which a row was made for them
 	privileged bool                // rows are made by the administrator
+	schema     bool                // the two are of model schema
 	sequence   string              // one of a table of tenants
 	report     *Report
 }
@@ -45,20 +46,18 @@ func (c *catalog) tenants(ctx context.Context, ids [2]string, model resolver.Mod
 		m.PutShard(ctx, registry.Shard{Name: shardName, DSN: c.DSN, AdminDSN: c.AdminDSN}),
 		m.PutPlan(ctx, registry.Plan{Name: planName, StatementTimeout: c.StatementTimeout, WorkMemKB: 4096, MaxConns: 1, Weight: 1}),
 	)
-	for _, id := range ids {
-		err = errors.Join(err, m.PutTenant(ctx, registry.Tenant{
-			ID: id, Shard: shardName, Database: c.Database, Model: model, Plan: planName, State: resolver.StateProvisioning,
-		}))
+	for i, id := range ids {
+		t := registry.Tenant{ID: id, Shard: shardName, Database: c.Database, Model: model, Plan: planName, State: resolver.StateProvisioning}
+		if model == resolver.ModelSchema {
+			t.Schema, t.Role = c.schemas[i], c.roles[i]
+		}
+		err = errors.Join(err, m.PutTenant(ctx, t))
 	}
 	return m, err
 }
 
-// open makes a scene for the tables whose tenant column has that type.
-func (c *catalog) open(ctx context.Context, admin *pgx.Conn, ids [2]string, report *Report) (*scene, func(), error) {
-	store, err := c.tenants(ctx, ids, resolver.ModelShared)
-	if err != nil {
-		return nil, nil, err
-	}
+// open makes a scene for tables whose tenants have these IDs, in a registry of their own.
+func (c *catalog) open(ctx context.Context, admin *pgx.Conn, ids [2]string, store *registry.Memory, report *Report) (*scene, func(), error) {
 	for _, id := range ids {
 		if err := store.SetTenantState(ctx, id, resolver.StateActive); err != nil {
 			return nil, nil, err
@@ -77,7 +76,7 @@ func (c *catalog) open(ctx context.Context, admin *pgx.Conn, ids [2]string, repo
 		catalog: c, ids: ids, nobody: ctx, db: sql.OpenDB(connector), admin: admin, registered: map[uint32]*[2]bool{}, report: report,
 		ctx: [2]context.Context{shardedpg.WithTenant(ctx, ids[0]), shardedpg.WithTenant(ctx, ids[1])},
 	}
-	return s, func() { _ = errors.Join(s.db.Close(), store.Close()) }, nil
+	return s, func() { _ = s.db.Close() }, nil
 }
 
 // asTenant makes rows through the driver, or as the administrator where the tenant may not.
@@ -127,12 +126,12 @@ func (c *catalog) partition(ctx context.Context, ids [2]string) error {
 }
 
 func (c *catalog) provisioning() *provision.Options {
-	return &provision.Options{TenantColumn: c.TenantColumn, GUC: c.GUC}
+	return &provision.Options{TenantColumn: c.TenantColumn, GUC: c.GUC, Template: c.Template}
 }
 
-// unpartition drops the partitions of the two tenants.
-func (c *catalog) unpartition(ctx context.Context, ids [2]string) error {
-	store, err := c.tenants(ctx, ids, resolver.ModelPartition)
+// purge destroys what was made for two tenants of a model.
+func (c *catalog) purge(ctx context.Context, ids [2]string, model resolver.Model) error {
+	store, err := c.tenants(ctx, ids, model)
 	if err != nil {
 		return err
 	}
@@ -148,7 +147,7 @@ func (c *catalog) unpartition(ctx context.Context, ids [2]string) error {
 // pairs are the reserved IDs of all types of tenant columns, in order.
 func (c *catalog) pairs() (pairs [][2]string) {
 	for _, t := range c.tables {
-		if a, b, ok := IDs(t.Type); ok && !slices.Contains(pairs, [2]string{a, b}) {
+		if a, b, ok := IDs(t.Type); ok && !c.alone(t) && !slices.Contains(pairs, [2]string{a, b}) {
 			pairs = append(pairs, [2]string{a, b})
 		}
 	}
@@ -188,10 +187,21 @@ func (c *catalog) remove(ctx context.Context, admin *pgx.Conn) (removed, left []
 		if parts == 0 {
 			continue
 		}
-		if err := c.unpartition(ctx, ids); err != nil {
+		if err := c.purge(ctx, ids, resolver.ModelPartition); err != nil {
 			left = append(left, fmt.Sprintf("partitions: %v", err))
 		} else {
 			removed = append(removed, fmt.Sprintf("%d partitions", parts))
+		}
+	}
+	var schemas int
+	if err := admin.QueryRow(ctx, `select count(*) from pg_namespace where nspname in ($1, $2)`, c.schemas[0], c.schemas[1]).Scan(&schemas); err != nil {
+		return nil, nil, err
+	}
+	if schemas > 0 {
+		if err := c.purge(ctx, schemaIDs, resolver.ModelSchema); err != nil {
+			left = append(left, fmt.Sprintf("schemas: %v", err))
+		} else {
+			removed = append(removed, fmt.Sprintf("%d schemas", schemas))
 		}
 	}
 	return removed, left, nil
@@ -222,7 +232,7 @@ func (c *catalog) removeRows(ctx context.Context, admin *pgx.Conn, of func(pair 
 		}
 	}
 	for _, name := range sortedKeys(gone) {
-		removed = append(removed, fmt.Sprintf("%s: rows %d", name, gone[name]))
+		removed = append(removed, fmt.Sprintf("%d rows of %s", gone[name], name))
 	}
 	for _, name := range sortedKeys(failed) {
 		left = append(left, fmt.Sprintf("%s: %v", name, failed[name]))
@@ -239,7 +249,7 @@ type deletion struct {
 // deletions are the tables of tenants, and those in which a row stands for a tenant.
 func (c *catalog) deletions() (all []deletion) {
 	add := func(d deletion) {
-		if !slices.Contains(all, d) {
+		if !c.alone(d.table) && !slices.Contains(all, d) {
 			all = append(all, d)
 		}
 	}

@@ -27,10 +27,12 @@ type Config struct {
 	Database string // default: the one that DSN names
 
 	TenantColumn string   // default "tenant_id"
+	Template     string   // schema that tenants of model schema are copied from, if it is there; default "tenant_template"
 	GUC          string   // the tenant setting; default [rls.DefaultGUC]
 	Tables       []string // patterns: no other table is tried; default: all with the tenant column
 	Except       []string // patterns of tables, views and functions that are left out
 	Global       []string // patterns of relations that are meant to show rows of all tenants
+	SkipSchemas  []string // patterns of schemas that are left alone; default "sharded_pg" and "tenant_*": the registry's, and schema tenants'
 
 	// StatementTimeout is the longest that one attack may take, so that none burdens the server. Default 5s.
 	StatementTimeout time.Duration
@@ -115,12 +117,16 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	or(&c.Database, app.Database, app.User)
 	or(&c.TenantColumn, "tenant_id")
+	or(&c.Template, "tenant_template")
 	or(&c.GUC, rls.DefaultGUC)
 	or(&c.Shard, "verify")
+	if len(c.SkipSchemas) == 0 {
+		c.SkipSchemas = []string{"sharded_pg", "tenant_*"}
+	}
 	if c.StatementTimeout <= 0 {
 		c.StatementTimeout = 5 * time.Second
 	}
-	for _, p := range slices.Concat(c.Tables, c.Except, c.Global) {
+	for _, p := range slices.Concat(c.Tables, c.Except, c.Global, c.SkipSchemas) {
 		if _, err := path.Match(p, ""); err != nil {
 			return c, fmt.Errorf("pattern %q is malformed: write schema.name, with * for any characters", p)
 		}

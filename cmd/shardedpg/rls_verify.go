@@ -132,7 +132,7 @@ func (c *rlsVerify) config(a *app, t target) (verify.Config, error) {
 	}
 	return v, t.on(a.ctx, func(conn *pgx.Conn) error {
 		p, err := c.declared.config(a.ctx, conn, t)
-		v.TenantColumn, v.GUC, v.Global = p.TenantColumn, p.GUC, p.Global
+		v.TenantColumn, v.GUC, v.Global, v.SkipSchemas = p.TenantColumn, p.GUC, p.Global, p.SkipSchemas
 		return err
 	})
 }

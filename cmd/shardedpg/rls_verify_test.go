@@ -92,7 +92,7 @@ func TestARunThatIsKilledIsCleanedUpByTheNext(t *testing.T) {
 			f.alone(t, "eu1")
 			r := f.run(t, "", next...)
 			require.Zero(t, r.code, r.out+r.notes)
-			require.Contains(t, r.out+r.notes, "removed: public.events: ")
+			require.Contains(t, r.out+r.notes, "rows of public.events")
 			require.Contains(t, r.out+r.notes, "2 partitions")
 			require.Zero(t, f.left(t, "eu1"))
 			require.Contains(t, f.ok(t, "rls", "verify", "--shard", "eu1", "--cleanup", "--yes"), "nothing was left by a run")
