@@ -19,9 +19,9 @@ type verdict struct {
 	detail  string
 }
 
-func held(format string, args ...any) verdict  { return verdict{Held, fmt.Sprintf(format, args...)} }
-func open(format string, args ...any) verdict  { return verdict{Open, fmt.Sprintf(format, args...)} }
-func known(format string, args ...any) verdict { return verdict{Known, fmt.Sprintf(format, args...)} }
+func held(format string, args ...any) verdict   { return verdict{Held, fmt.Sprintf(format, args...)} }
+func broken(format string, args ...any) verdict { return verdict{Broken, fmt.Sprintf(format, args...)} }
+func known(format string, args ...any) verdict  { return verdict{Known, fmt.Sprintf(format, args...)} }
 func notTried(format string, args ...any) verdict {
 	return verdict{NotTried, fmt.Sprintf(format, args...)}
 }
@@ -42,7 +42,7 @@ func failed(err error) verdict {
 func past(err error) verdict {
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) && strings.HasPrefix(answer.Code, "23") && answer.TableName != "" { // not a check of a domain, which comes first
-		return open("the policy let it pass, and only a constraint stopped it (SQLSTATE %s)", answer.Code)
+		return broken("the policy let it pass, and only a constraint stopped it (SQLSTATE %s)", answer.Code)
 	}
 	return failed(err)
 }
@@ -59,7 +59,7 @@ func rows(n int64, err error) verdict {
 	case err != nil:
 		return failed(err)
 	case n > 0:
-		return open("it shows the other tenant's row")
+		return broken("it shows the other tenant's row")
 	}
 	return held("")
 }
@@ -70,7 +70,7 @@ func changed(n int64, err error) verdict {
 	case err != nil:
 		return past(err)
 	case n > 0:
-		return open("it changes the other tenant's row")
+		return broken("it changes the other tenant's row")
 	}
 	return held("")
 }
@@ -189,7 +189,7 @@ func (s *scene) rights(t *table) verdict {
 	case err != nil:
 		return failed(err)
 	case has:
-		return open("tenants may TRUNCATE it, which no policy limits")
+		return broken("tenants may TRUNCATE it, which no policy limits")
 	}
 	return held("")
 }
@@ -206,7 +206,7 @@ func (s *scene) statistics(t *table) verdict {
 	}
 	n, err := s.count(s.ctx[0], s.db, query, t.Schema, t.Name)
 	if err == nil && n > 0 {
-		return open("pg_stats shows values of all tenants")
+		return broken("pg_stats shows values of all tenants")
 	}
 	return rows(n, err)
 }
@@ -225,7 +225,7 @@ func (s *scene) untouched(t *table) verdict {
 	case err != nil:
 		return notTried("%v", short(err))
 	case *got[0] != "1":
-		return open("the other tenant's row is no longer what it was")
+		return broken("the other tenant's row is no longer what it was")
 	}
 	return held("")
 }

@@ -5,7 +5,7 @@
 // barrier held. What could not be tried is not counted as held:
 //
 //	Held      tried, and nothing of the other tenant was read, changed or found out
-//	Open      the attack got through
+//	Broken    the attack got through
 //	Known     it got through, as documented: nothing at this level of the database stops it
 //	NotTried  it could not be tried, so nothing is proved
 //

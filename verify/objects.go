@@ -128,7 +128,7 @@ func (s *scene) view(name, of string, stored, invoker, hasColumn bool) (watched,
 	case stored: // its rows are those of its last refresh
 		_, err := s.count(s.ctx[0], s.db, "select count(*) from (select from "+of+" limit 0) x")
 		if err == nil {
-			s.add(name, "materialized view", open("tenants may read it, and it keeps rows of all: no policy applies to it"))
+			s.add(name, "materialized view", broken("tenants may read it, and it keeps rows of all: no policy applies to it"))
 		} else {
 			s.add(name, "materialized view", failed(err))
 		}
@@ -183,7 +183,7 @@ func (s *scene) compare(w watched) {
 	case err != nil:
 		s.add(w.object, w.attack, failed(err))
 	case after != w.before:
-		s.add(w.object, w.attack, open("what it returns depends on the other tenant's rows"))
+		s.add(w.object, w.attack, broken("what it returns depends on the other tenant's rows"))
 	default:
 		s.add(w.object, w.attack, held("the same with and without the other tenant's rows"))
 	}
@@ -204,7 +204,7 @@ func (s *scene) become(statement string) verdict {
 		if is == was {
 			return held("")
 		}
-		return open("tenants may become this role")
+		return broken("tenants may become this role")
 	})
 }
 
@@ -215,7 +215,7 @@ func (s *scene) setval(of string) verdict {
 	case err != nil:
 		return failed(err)
 	case may:
-		return open("tenants may set it, and make the inserts of others fail")
+		return broken("tenants may set it, and make the inserts of others fail")
 	}
 	return held("")
 }
@@ -252,7 +252,7 @@ func (s *scene) largeObject() verdict {
 func (s *scene) login() error {
 	_, err := s.count(s.ctx[0], s.db, "select 1")
 	if errors.Is(err, shardedpg.ErrUnsafeRole) {
-		s.add("role "+s.app, "login", open("%v", err))
+		s.add("role "+s.app, "login", broken("%v", err))
 		return err
 	}
 	return err

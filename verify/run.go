@@ -93,7 +93,7 @@ func (c *catalog) run(ctx context.Context, conn *pgx.Conn, report *Report) (err 
 			err = errors.Join(err, failed, fmt.Errorf("rows of the run are left (%s): remove them with shardedpg rls verify --cleanup", strings.Join(left, "; ")))
 		}
 	}()
-	if c.partitioned() {
+	if slices.ContainsFunc(c.targets(), func(t *table) bool { return t.ByList }) {
 		for _, pair := range c.pairs() {
 			if err := c.partition(ctx, pair); err != nil {
 				report.Notes = append(report.Notes, fmt.Sprintf("no partitions for the two tenants: %v", err))
@@ -211,7 +211,7 @@ func (s *scene) inPart(t *table) {
 
 // sort puts what got through first, then by object, in the order of the attacks.
 func (r *Report) sort() {
-	order := []Outcome{Open, NotTried, Known, Held}
+	order := []Outcome{Broken, NotTried, Known, Held}
 	slices.SortStableFunc(r.Results, func(a, b Result) int {
 		return slices.Index(order, a.Outcome) - slices.Index(order, b.Outcome)
 	})

@@ -16,10 +16,7 @@ import (
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
-const (
-	shardName = "verify"
-	planName  = "verify"
-)
+const planName = "verify"
 
 // scene is a database with the two tenants on it, and the driver that they come through.
 type scene struct {
@@ -43,11 +40,11 @@ func (c *catalog) tenants(ctx context.Context, ids [2]string, model resolver.Mod
 		return nil, err
 	}
 	err = errors.Join(
-		m.PutShard(ctx, registry.Shard{Name: shardName, DSN: c.DSN, AdminDSN: c.AdminDSN}),
+		m.PutShard(ctx, registry.Shard{Name: c.Shard, DSN: c.DSN, AdminDSN: c.AdminDSN}),
 		m.PutPlan(ctx, registry.Plan{Name: planName, StatementTimeout: c.StatementTimeout, WorkMemKB: 4096, MaxConns: 1, Weight: 1}),
 	)
 	for i, id := range ids {
-		t := registry.Tenant{ID: id, Shard: shardName, Database: c.Database, Model: model, Plan: planName, State: resolver.StateProvisioning}
+		t := registry.Tenant{ID: id, Shard: c.Shard, Database: c.Database, Model: model, Plan: planName, State: resolver.StateProvisioning}
 		if model == resolver.ModelSchema {
 			t.Schema, t.Role = c.schemas[i], c.roles[i]
 		}
@@ -105,12 +102,7 @@ func places(n int) (got []*string, to []any) {
 	return got, to
 }
 
-// partitioned reports whether tables have a partition for each tenant, and none that takes the rows of others.
-func (c *catalog) partitioned() bool {
-	return slices.ContainsFunc(c.tables, func(t *table) bool { return t.ByList })
-}
-
-// partition makes the partitions that two tenants need there.
+// partition makes the partitions of two tenants, for tables that have one for each and none that takes the rows of others.
 func (c *catalog) partition(ctx context.Context, ids [2]string) error {
 	store, err := c.tenants(ctx, ids, resolver.ModelPartition)
 	if err != nil {

@@ -42,7 +42,7 @@ func (s *scene) sessions() {
 			}
 			n, err := s.count(b, s.db, l.look)
 			if err == nil && n > 0 {
-				return open("the next tenant finds it")
+				return broken("the next tenant finds it")
 			}
 			return rows(n, err)
 		}())
@@ -63,7 +63,7 @@ func (s *scene) leftValue() verdict {
 		return held("")
 	}
 	if err == nil {
-		return open("the next tenant finds %d", n)
+		return broken("the next tenant finds %d", n)
 	}
 	return failed(err)
 }
@@ -75,7 +75,7 @@ func (s *scene) leftTenant() verdict {
 	}
 	_, err := s.db.ExecContext(s.ctx[1], "select 1; commit; select 1 / case when current_setting('"+s.GUC+"', true) = '"+s.ids[0]+"' then 0 else 1 end")
 	if code(err) == "22012" {
-		return open("the next tenant finds it past a COMMIT of its own")
+		return broken("the next tenant finds it past a COMMIT of its own")
 	}
 	return held("")
 }
@@ -86,7 +86,7 @@ func refusal(n int64, err, want error) verdict {
 	case errors.Is(err, want):
 		return held("")
 	case err == nil && n > 0:
-		return open("the statement ran")
+		return broken("the statement ran")
 	}
 	return notTried("%v", err)
 }

@@ -47,7 +47,7 @@ type Outcome string
 // The outcomes; see the package documentation.
 const (
 	Held     Outcome = "held"
-	Open     Outcome = "open"
+	Broken   Outcome = "broken"
 	Known    Outcome = "known"
 	NotTried Outcome = "not tried"
 )
@@ -83,7 +83,7 @@ func (r *Report) Count(o Outcome) (n int) {
 
 // Proved reports whether every attack was tried, none got through but those that nothing stops, and nothing is left.
 func (r *Report) Proved() bool {
-	return r.Count(Open)+r.Count(NotTried)+len(r.Left) == 0 && r.Count(Held) > 0
+	return r.Count(Broken)+r.Count(NotTried)+len(r.Left) == 0 && r.Count(Held) > 0
 }
 
 // IDs returns the reserved IDs of the attacker and of the victim for tenant columns of a type: uuid, text, bigint or integer.

@@ -81,11 +81,11 @@ func (a *app) cell(value string) string {
 	switch value {
 	case "":
 		return "-"
-	case "active", "open", "ok":
+	case "active", "open", "ok", "held":
 		return a.paint(value, text.FgGreen)
-	case "readonly", "full", "draining", "provisioning", "moving", "medium":
+	case "readonly", "full", "draining", "provisioning", "moving", "medium", "not tried", "known":
 		return a.paint(value, text.FgYellow)
-	case "disabled", "deleting", "problem", "unreachable", "removed", "critical", "high":
+	case "disabled", "deleting", "problem", "unreachable", "removed", "critical", "high", "broken":
 		return a.paint(value, text.FgRed)
 	}
 	return value

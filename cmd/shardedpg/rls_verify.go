@@ -126,9 +126,7 @@ func (c *rlsVerify) config(a *app, t target) (verify.Config, error) {
 		if err != nil {
 			return v, usage("the registry's DSN: %w", err)
 		}
-		v.Driver = func(cfg *shardedpg.Config) { // as programs have it
-			cfg.Guard, cfg.Tag, cfg.SkipVerify, cfg.ConnectTimeout = driver.Guard, driver.Tag, driver.SkipVerify, driver.ConnectTimeout
-		}
+		v.Driver = func(cfg *shardedpg.Config) { *cfg = driver } // as programs have it
 	}
 	return v, t.on(a.ctx, func(conn *pgx.Conn) error {
 		p, err := c.declared.config(a.ctx, conn, t)
@@ -210,7 +208,7 @@ func (a *app) verified(r *verify.Report, all bool) {
 	groups, counts := []group{}, map[group]int{}
 	for _, one := range r.Results {
 		switch {
-		case all || one.Outcome == verify.Open || one.Outcome == verify.NotTried:
+		case all || one.Outcome == verify.Broken || one.Outcome == verify.NotTried:
 			rows = append(rows, []string{string(one.Outcome), one.Object, one.Attack, one.Detail})
 		case one.Outcome == verify.Known:
 			attack := one.Attack
@@ -244,8 +242,8 @@ func (a *app) verified(r *verify.Report, all bool) {
 	if r.Shard != "" {
 		place = r.Shard + "/" + place
 	}
-	a.say("%s: PostgreSQL %s, %s of tenants, %s: %d held, %d open, %d not tried, %d known", place, r.Version, count(r.Tables, "table"),
-		count(len(r.Results), "attack"), r.Count(verify.Held), r.Count(verify.Open), r.Count(verify.NotTried), r.Count(verify.Known))
+	a.say("%s: PostgreSQL %s, %s of tenants, %s: %d held, %d broken, %d not tried, %d known", place, r.Version, count(r.Tables, "table"),
+		count(len(r.Results), "attack"), r.Count(verify.Held), r.Count(verify.Broken), r.Count(verify.NotTried), r.Count(verify.Known))
 }
 
 // canary looks as two tenants of the registry.
