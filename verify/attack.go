@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,24 +122,22 @@ func (t *table) at(columns []string, offset int) (condition string, args []any) 
 	return strings.Join(all, " and "), args
 }
 
-// primary is the key that names one row, the primary one if there is one; false if there is none.
+// primary is the key that names the victim's row, the primary one if there is one; false if there is none.
 func (t *table) primary() (key, bool) {
 	for _, k := range t.keys {
-		if k.Plain && len(k.Columns) > 0 {
+		if k.Plain && t.names(k) {
 			return k, true
 		}
 	}
 	return key{}, false
 }
 
-func (k key) has(column string) bool {
-	for _, name := range k.Columns {
-		if name == column {
-			return true
-		}
-	}
-	return false
+// names reports whether the victim's row has a value in each column of a key: null is never equal.
+func (t *table) names(k key) bool {
+	return !slices.ContainsFunc(k.Columns, func(name string) bool { return t.rows[1].values[name] == nil })
 }
+
+func (k key) has(column string) bool { return slices.Contains(k.Columns, column) }
 
 // attackTable runs all attacks on one table.
 func (s *scene) attackTable(t *table) {

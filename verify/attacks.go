@@ -150,7 +150,7 @@ func (s *scene) copyIn(t *table, values map[string]*string) verdict {
 func (s *scene) upsert(t *table) {
 	var target *key
 	for _, k := range t.keys {
-		if k.Plain && (target == nil || !k.has(s.TenantColumn) && target.has(s.TenantColumn)) {
+		if k.Plain && t.names(k) && (target == nil || !k.has(s.TenantColumn) && target.has(s.TenantColumn)) {
 			target = &k
 		}
 	}
@@ -197,6 +197,9 @@ func (s *scene) probes(t *table) {
 }
 
 func (s *scene) unique(t *table, k key) verdict {
+	if k.Plain && !t.names(k) {
+		return notTried("the other tenant's row has no value in it")
+	}
 	values, err := s.insertable(s.nobody, t, 0)
 	if err != nil {
 		return notTried("no row for it: %v", err)

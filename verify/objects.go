@@ -241,6 +241,7 @@ func (s *scene) largeObject() verdict {
 	if err != nil {
 		return failed(err)
 	}
+	defer func() { _, _ = s.db.ExecContext(s.ctx[1], "select lo_unlink($1::text::oid)", oid) }()
 	n, err := s.count(s.ctx[0], s.db, "select length(lo_get($1::text::oid))", oid)
 	if err == nil && n > 0 {
 		return known("large objects have no policies: take their functions from tenants with shardedpg rls apply --lockdown")

@@ -3,10 +3,14 @@ package verify
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"math"
 	"math/big"
+	"regexp"
 	"strconv"
 	"time"
 )
+
+var precision = regexp.MustCompile(`^numeric\((\d+),(-?\d+)\)$`)
 
 // fresh is a value that no row has yet, as far as the type has that many.
 func (c *column) fresh() (string, bool) {
@@ -26,7 +30,14 @@ func (c *column) fresh() (string, bool) {
 	switch c.Base {
 	case "int2":
 		return strconv.FormatInt(1000+n%30000, 10), true
-	case "int4", "int8", "numeric", "float4", "float8", "oid", "money":
+	case "numeric":
+		if m := precision.FindStringSubmatch(c.Type); m != nil {
+			digits, _ := strconv.Atoi(m[1])
+			scale, _ := strconv.Atoi(m[2])
+			return strconv.FormatInt(1+n%int64(math.Pow10(min(max(digits-scale, 0), 9))), 10), digits > scale
+		}
+		return strconv.FormatInt(n, 10), true
+	case "int4", "int8", "float4", "float8", "oid", "money":
 		return strconv.FormatInt(n, 10), true
 	case "text", "varchar", "bpchar", "name", "citext":
 		if c.Length > 0 && int(c.Length) < len(text) {
