@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	shardedpg "github.com/sharded-pg/sharded-pg"
 )
 
@@ -41,9 +39,8 @@ func failed(err error) verdict {
 // past is the verdict of a write that ended with an error. Policies are looked at before constraints: whoever meets a
 // constraint has passed the policy.
 func past(err error) verdict {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) && strings.HasPrefix(answer.Code, "23") && answer.TableName != "" { // not a check of a domain, which comes first
-		return broken("the policy let it pass, and only a constraint stopped it (SQLSTATE %s)", answer.Code)
+	if c := code(err); strings.HasPrefix(c, "23") {
+		return broken("the policy let it pass, and only a constraint stopped it (SQLSTATE %s)", c)
 	}
 	return failed(err)
 }

@@ -62,8 +62,9 @@ func TestVerifyTellsByItsExitCodeWhatHolds(t *testing.T) {
 }
 
 // halfway starts a run and returns while it makes the rows of the second table.
-func (f *fleet) halfway(t *testing.T) (cmd *exec.Cmd, notes *bytes.Buffer, release func()) {
+func (f *fleet) halfway(t *testing.T, prepare ...string) (cmd *exec.Cmd, notes *bytes.Buffer, release func()) {
 	t.Helper()
+	f.admin(t, "eu1", prepare...)
 	f.admin(t, "eu1", `create function wait() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock_shared(4711); return new; end'`,
 		`create trigger wait before insert on orders for each row execute function wait()`)
 	conn, err := pgx.Connect(t.Context(), f.admins["eu1"])
@@ -114,15 +115,25 @@ func (f *fleet) alone(t *testing.T, shard string) {
 
 func TestARunThatIsInterruptedCleansUp(t *testing.T) {
 	t.Parallel()
-	f := ready(t)
-	cmd, notes, release := f.halfway(t)
-	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
-	release()
-	require.Error(t, cmd.Wait())
-	require.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
-	require.Contains(t, notes.String(), "interrupted")
-	f.alone(t, "eu1")
-	require.Zero(t, f.left(t, "eu1"))
+	for name, revoke := range map[string]string{
+		"in the driver": `select 1`, "on the administrator's connection": `revoke insert on orders from `,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := ready(t)
+			if strings.HasPrefix(revoke, "revoke") {
+				revoke += f.login
+			}
+			cmd, notes, release := f.halfway(t, revoke)
+			require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+			release()
+			require.Error(t, cmd.Wait())
+			require.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
+			require.Contains(t, notes.String(), "interrupted")
+			f.alone(t, "eu1")
+			require.Zero(t, f.left(t, "eu1"), notes.String())
+		})
+	}
 }
 
 func TestACanaryIsQuietUntilSomethingIsWrong(t *testing.T) {
