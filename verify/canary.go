@@ -75,8 +75,8 @@ func Canary(ctx context.Context, db *sql.DB, c CanaryConfig) (*CanaryReport, err
 }
 
 func (c CanaryConfig) look(ctx context.Context, db *sql.DB, r *CanaryReport) error {
-	if tenant, ok := shardedpg.TenantFrom(ctx); ok {
-		return fmt.Errorf("the context already carries tenant %q: give one without", tenant)
+	if err := nobodys(ctx); err != nil {
+		return err
 	}
 	a, b := shardedpg.WithTenant(ctx, c.A), shardedpg.WithTenant(ctx, c.B)
 	tables, err := c.tables(a, db)

@@ -61,15 +61,16 @@ type foreignKey struct {
 const (
 	tablesSQL = `
 with recursive top(oid, root) as (
-  select i.inhrelid, i.inhparent from pg_inherits i union all select t.oid, i.inhparent from top t join pg_inherits i on i.inhrelid = t.root)
-select c.oid, n.nspname, c.relname, c.relkind::text,
-       coalesce((select t.root from top t where t.oid = c.oid and not exists (select from pg_inherits i where i.inhrelid = t.root)
-                    and exists (select from pg_attribute a where a.attrelid = t.root and a.attname = $1 and not a.attisdropped) order by 1 limit 1), 0)::oid,
+  select i.inhrelid, i.inhparent from pg_inherits i union select t.oid, i.inhparent from top t join pg_inherits i on i.inhrelid = t.root),
+roots(oid, root) as (
+  select t.oid, min(t.root) from top t join pg_attribute a on a.attrelid = t.root and a.attname = $1 and not a.attisdropped
+   where not exists (select from pg_inherits i where i.inhrelid = t.root) group by 1)
+select c.oid, n.nspname, c.relname, c.relkind::text, coalesce(r.root, 0)::oid,
        coalesce(format_type(a.atttypid, a.atttypmod), ''),
        coalesce(p.partstrat = 'l' and p.partnatts = 1 and p.partattrs[0] = a.attnum and p.partdefid = 0, false)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join pg_attribute a on a.attrelid = c.oid and a.attname = $1 and a.attnum > 0 and not a.attisdropped
-  left join pg_partitioned_table p on p.partrelid = c.oid
+  left join pg_partitioned_table p on p.partrelid = c.oid left join roots r on r.oid = c.oid
  where c.relkind in ('r', 'p') and c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
  order by n.nspname, c.relname`
 

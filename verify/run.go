@@ -15,10 +15,14 @@ import (
 )
 
 // Run makes the two tenants' rows, attacks, and removes everything again, also when ctx ends. It fails when the database
-// cannot be worked on; what an attack shows is in the report. Runs on one database wait for each other.
+// cannot be worked on; what an attack shows is in the report. Runs on one database do not overlap: one that finds another at
+// work waits, and fails after ten seconds.
 func Run(ctx context.Context, c Config) (*Report, error) {
 	c, err := c.withDefaults()
 	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	if err := nobodys(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	var report *Report

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -207,7 +208,7 @@ func (c *catalog) removeRows(ctx context.Context, admin *pgx.Conn, of func(pair 
 	for progress := true; progress; {
 		progress, failed = false, map[string]error{}
 		for _, d := range c.deletions() {
-			a, b, ok := IDs(d.columnType)
+			a, b, ok := IDs(d.typ)
 			if !ok {
 				continue
 			}
@@ -223,19 +224,19 @@ func (c *catalog) removeRows(ctx context.Context, admin *pgx.Conn, of func(pair 
 			}
 		}
 	}
-	for _, name := range sortedKeys(gone) {
-		removed = append(removed, fmt.Sprintf("%d rows of %s", gone[name], name))
+	for _, name := range slices.Sorted(maps.Keys(gone)) {
+		removed = append(removed, fmt.Sprintf("rows of %s: %d", name, gone[name]))
 	}
-	for _, name := range sortedKeys(failed) {
+	for _, name := range slices.Sorted(maps.Keys(failed)) {
 		left = append(left, fmt.Sprintf("%s: %v", name, failed[name]))
 	}
 	return removed, left, nil
 }
 
-// deletion is a table that may hold rows of the two tenants, and the column that tells.
+// deletion is a table that may hold rows of the two tenants, the column that tells, and the type of their IDs.
 type deletion struct {
-	table              *table
-	column, columnType string
+	table       *table
+	column, typ string
 }
 
 // deletions are the tables of tenants, and those in which a row stands for a tenant.
@@ -251,20 +252,11 @@ func (c *catalog) deletions() (all []deletion) {
 		}
 		for _, f := range t.foreign {
 			if parent := c.byOID[f.Parent]; parent != nil && len(f.From) == 1 && f.From[0] == c.TenantColumn {
-				add(deletion{parent, f.To[0], parent.column(f.To[0]).Type})
+				add(deletion{parent, f.To[0], t.Type})
 			}
 		}
 	}
 	return all
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // add notes the outcome of an attack.

@@ -134,6 +134,14 @@ func (c Config) withDefaults() (Config, error) {
 	return c, rls.CheckGUC(c.GUC)
 }
 
+// nobodys refuses a context that carries a tenant: the statement without one would have it.
+func nobodys(ctx context.Context) error {
+	if tenant, ok := shardedpg.TenantFrom(ctx); ok {
+		return fmt.Errorf("the context already carries tenant %q: give one without", tenant)
+	}
+	return nil
+}
+
 func matches(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { ok, _ := path.Match(p, name); return ok })
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/rls/policy"
@@ -83,6 +84,24 @@ func TestWhatTheGeneratorMakesHolds(t *testing.T) {
 			require.True(t, r.Proved())
 		})
 	}
+}
+
+func TestTwoRunsDoNotOverlap(t *testing.T) {
+	t.Parallel()
+	b := newSite(t, pgtest.Shared(t, "verify"), shop(appRole()))
+	b.config.Tables = []string{"app.customers"}
+	var group errgroup.Group
+	for range 2 {
+		group.Go(func() error {
+			r, err := verify.Run(t.Context(), b.config)
+			if err == nil && (!r.Proved() || len(r.Notes) > 0) {
+				err = fmt.Errorf("%v %v", not(r), r.Notes)
+			}
+			return err
+		})
+	}
+	require.NoError(t, group.Wait())
+	b.nothingLeft(t)
 }
 
 // rows are all rows of tables, and all that a run might leave beside them.
