@@ -79,9 +79,11 @@ func TestWhatTheGeneratorMakesHolds(t *testing.T) {
 		t.Run(d.Name, func(t *testing.T) {
 			t.Parallel()
 			b := newSite(t, pgtest.Shared(t, "verify"), d)
+			before := b.rows(t)
 			r := b.run(t)
 			require.Empty(t, not(r))
 			require.True(t, r.Proved())
+			require.Equal(t, before, b.rows(t))
 		})
 	}
 }

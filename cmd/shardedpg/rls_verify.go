@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
 	"github.com/sharded-pg/sharded-pg/verify"
 )
 
@@ -64,6 +66,9 @@ func (c *rlsVerify) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if err := c.unknown(a); err != nil {
+		return err
+	}
 	switch {
 	case c.DryRun:
 		return c.plan(a, targets)
@@ -104,6 +109,26 @@ func (c *rlsVerify) Run(a *app) error {
 		return errReported
 	}
 	return nil
+}
+
+// unknown refuses to work when a tenant of the registry has one of the reserved IDs: its rows would be taken for a run's.
+func (c *rlsVerify) unknown(a *app) error {
+	if c.DSN != "" {
+		return nil
+	}
+	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
+		for _, columnType := range []string{"text", "uuid", "bigint", "integer"} {
+			attacker, victim, _ := verify.IDs(columnType)
+			for _, id := range []string{attacker, victim} {
+				if _, err := reg.Tenant(ctx, id); err == nil {
+					return fmt.Errorf("the ID of tenant %q is reserved for this command, which would remove the rows of that tenant: move them to another ID", id)
+				} else if !errors.Is(err, resolver.ErrTenantNotFound) {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // config is what the run is to know about one database: what was declared when policies were applied there, too.

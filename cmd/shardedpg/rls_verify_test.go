@@ -182,6 +182,19 @@ func TestACanaryIsQuietUntilSomethingIsWrong(t *testing.T) {
 	require.Contains(t, unknown.notes, "tenant not found")
 }
 
+func TestVerifyLeavesATenantWithAReservedIDAlone(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "shardedpg-verify-b", "--shard", "eu1")
+	f.admin(t, "eu1", `insert into orders (tenant_id, note) values ('shardedpg-verify-b', 'real')`)
+	for _, what := range [][]string{{"--yes"}, {"--yes", "--cleanup"}} {
+		r := f.run(t, "", append([]string{"rls", "verify", "--shard", "eu1"}, what...)...)
+		require.Equal(t, exitFailed, r.code)
+		require.Contains(t, r.notes, `the ID of tenant "shardedpg-verify-b" is reserved`)
+	}
+	require.Equal(t, 1, f.left(t, "eu1"))
+}
+
 func TestVerifyIsAskedForInSoManyWords(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
