@@ -87,8 +87,8 @@ func affected(ctx context.Context, q queryer, query string, args ...any) (int64,
 }
 
 // inTx runs an attack in a transaction of the attacker that is rolled back.
-func (s *scene) inTx(attack func(tx *sql.Tx) verdict) verdict {
-	tx, err := s.db.BeginTx(s.ctx[0], nil)
+func (s *scene) inTx(ctx context.Context, attack func(tx *sql.Tx) verdict) verdict {
+	tx, err := s.db.BeginTx(s.as(ctx, 0), nil)
 	if err != nil {
 		return failed(err)
 	}
@@ -97,8 +97,8 @@ func (s *scene) inTx(attack func(tx *sql.Tx) verdict) verdict {
 }
 
 // onConn runs an attack on a connection that the attacker keeps.
-func (s *scene) onConn(who int, attack func(conn *sql.Conn) verdict) verdict {
-	conn, err := s.db.Conn(s.ctx[who])
+func (s *scene) onConn(ctx context.Context, attack func(conn *sql.Conn) verdict) verdict {
+	conn, err := s.db.Conn(s.as(ctx, 0))
 	if err != nil {
 		return failed(err)
 	}
@@ -137,13 +137,13 @@ func (t *table) names(k key) bool {
 func (k key) has(column string) bool { return slices.Contains(k.Columns, column) }
 
 // attackTable runs all attacks on one table.
-func (s *scene) attackTable(t *table) {
+func (s *scene) attackTable(ctx context.Context, t *table) {
 	if t.rows[1].values == nil {
-		s.withoutRow(t)
+		s.withoutRow(ctx, t)
 		return
 	}
 	// What the victim itself does not see, nobody can fail to see: then nothing is proved.
-	n, err := s.count(s.ctx[1], s.db, "select count(*) from "+t.ident()+" where "+s.is(1))
+	n, err := s.count(s.as(ctx, 1), s.db, "select count(*) from "+t.ident()+" where "+s.is(1))
 	if err == nil && n == 0 {
 		s.add(t.name(), "all", notTried("tenants do not see their own row"))
 		return
@@ -152,18 +152,18 @@ func (s *scene) attackTable(t *table) {
 		s.add(t.name(), "all", notTried("%v", short(err)))
 		return
 	}
-	s.reads(t)
-	s.writes(t)
-	s.switches(t)
-	s.probes(t)
-	s.add(t.name(), "rights", s.rights(t))
-	s.add(t.name(), "statistics", s.statistics(t))
+	s.reads(ctx, t)
+	s.writes(ctx, t)
+	s.switches(ctx, t)
+	s.probes(ctx, t)
+	s.add(t.name(), "rights", s.rights(ctx, t))
+	s.add(t.name(), "statistics", s.statistics(ctx, t))
 }
 
 // withoutRow is for tables in which the run has no row.
-func (s *scene) withoutRow(t *table) {
+func (s *scene) withoutRow(ctx context.Context, t *table) {
 	if t.Root != 0 {
-		_, err := s.count(s.ctx[0], s.db, "select count(*) from (select from "+t.ident()+" limit 0) x")
+		_, err := s.count(s.as(ctx, 0), s.db, "select count(*) from (select from "+t.ident()+" limit 0) x")
 		switch {
 		case err != nil:
 			s.add(t.name(), "part by name", failed(err))
@@ -178,9 +178,9 @@ func (s *scene) withoutRow(t *table) {
 }
 
 // rights are those that no policy limits; using them would be felt by all tenants.
-func (s *scene) rights(t *table) verdict {
+func (s *scene) rights(ctx context.Context, t *table) verdict {
 	var has bool
-	err := s.db.QueryRowContext(s.ctx[0], "select has_table_privilege($1::text::oid, 'TRUNCATE')", t.id()).Scan(&has)
+	err := s.db.QueryRowContext(s.as(ctx, 0), "select has_table_privilege($1::text::oid, 'TRUNCATE')", t.id()).Scan(&has)
 	switch {
 	case err != nil:
 		return failed(err)
@@ -191,16 +191,16 @@ func (s *scene) rights(t *table) verdict {
 }
 
 // statistics of columns show values of all tenants, but not where policies apply.
-func (s *scene) statistics(t *table) verdict {
+func (s *scene) statistics(ctx context.Context, t *table) verdict {
 	const query = "select count(*) from pg_catalog.pg_stats where schemaname = $1 and tablename = $2"
 	var there int64
-	if err := s.admin.QueryRow(s.nobody, query, t.Schema, t.Name).Scan(&there); err != nil {
+	if err := s.admin.QueryRow(ctx, query, t.Schema, t.Name).Scan(&there); err != nil {
 		return notTried("%v", short(err))
 	}
 	if there == 0 {
 		return verdict{}
 	}
-	n, err := s.count(s.ctx[0], s.db, query, t.Schema, t.Name)
+	n, err := s.count(s.as(ctx, 0), s.db, query, t.Schema, t.Name)
 	if err == nil && n > 0 {
 		return broken("pg_stats shows values of all tenants")
 	}
@@ -208,7 +208,7 @@ func (s *scene) statistics(t *table) verdict {
 }
 
 // untouched compares the victim's row with what it was: whatever an attack did must not have been committed.
-func (s *scene) untouched(t *table) verdict {
+func (s *scene) untouched(ctx context.Context, t *table) verdict {
 	if t.Root != 0 || t.rows[1].values == nil {
 		return verdict{}
 	}
@@ -216,7 +216,7 @@ func (s *scene) untouched(t *table) verdict {
 	if k, ok := t.primary(); ok {
 		condition, args = t.at(k.Columns, 0)
 	}
-	got, err := s.asAdmin(s.nobody, "select count(*)::text from "+t.ident()+" where "+s.is(1)+" and "+condition, args, 1)
+	got, err := s.asAdmin(ctx, "select count(*)::text from "+t.ident()+" where "+s.is(1)+" and "+condition, args, 1)
 	switch {
 	case err != nil:
 		return notTried("%v", short(err))

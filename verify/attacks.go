@@ -16,7 +16,7 @@ import (
 )
 
 // reads tries to see the victim's row.
-func (s *scene) reads(t *table) {
+func (s *scene) reads(ctx context.Context, t *table) {
 	a, b, of := s.is(0), s.is(1), t.ident()
 	col := ident(s.TenantColumn)
 	for _, r := range []struct{ name, query string }{
@@ -28,24 +28,24 @@ func (s *scene) reads(t *table) {
 		{"subquery", "select count(*) from " + of + " x where x." + a + " and exists (select from " + of + " y where y." + b + ")"},
 		{"table command", "with x as (table " + of + ") select count(*) from x where " + b},
 	} {
-		n, err := s.count(s.ctx[0], s.db, r.query)
+		n, err := s.count(s.as(ctx, 0), s.db, r.query)
 		s.add(t.name(), r.name, rows(n, err))
 	}
 	if k, ok := t.primary(); ok {
 		condition, args := t.at(k.Columns, 0)
-		n, err := s.count(s.ctx[0], s.db, "select count(*) from "+of+" where "+condition+" and "+b, args...)
+		n, err := s.count(s.as(ctx, 0), s.db, "select count(*) from "+of+" where "+condition+" and "+b, args...)
 		s.add(t.name(), "select by key", rows(n, err))
 	}
-	s.add(t.name(), "select for update", s.inTx(func(tx *sql.Tx) verdict {
-		return rows(s.count(s.ctx[0], tx, "select count(*) from (select from "+of+" where "+b+" for update) x"))
+	s.add(t.name(), "select for update", s.inTx(ctx, func(tx *sql.Tx) verdict {
+		return rows(s.count(s.as(ctx, 0), tx, "select count(*) from (select from "+of+" where "+b+" for update) x"))
 	}))
-	s.add(t.name(), "cursor", s.inTx(func(tx *sql.Tx) verdict {
-		if _, err := tx.ExecContext(s.ctx[0], "declare shardedpg_verify cursor for select 1 from "+of+" where "+b); err != nil {
+	s.add(t.name(), "cursor", s.inTx(ctx, func(tx *sql.Tx) verdict {
+		if _, err := affected(s.as(ctx, 0), tx, "declare shardedpg_verify cursor for select 1 from "+of+" where "+b); err != nil {
 			return failed(err)
 		}
-		return rows(affected(s.ctx[0], tx, "fetch all from shardedpg_verify"))
+		return rows(affected(s.as(ctx, 0), tx, "fetch all from shardedpg_verify"))
 	}))
-	s.add(t.name(), "copy to", s.copying(func(ctx context.Context, c *pgx.Conn) verdict {
+	s.add(t.name(), "copy to", s.copying(ctx, func(ctx context.Context, c *pgx.Conn) verdict {
 		var out bytes.Buffer
 		_, err := c.PgConn().CopyTo(ctx, &out, "copy (select 1 from "+of+" where "+b+") to stdout")
 		return rows(int64(out.Len()), err)
@@ -53,9 +53,9 @@ func (s *scene) reads(t *table) {
 }
 
 // copying runs an attack on pgx's own connection; nobody gets that connection after it.
-func (s *scene) copying(attack func(ctx context.Context, c *pgx.Conn) verdict) verdict {
-	return s.onConn(0, func(conn *sql.Conn) (v verdict) {
-		if _, err := conn.ExecContext(s.ctx[0], "select 1"); err != nil { // Raw has no context to take the tenant from
+func (s *scene) copying(ctx context.Context, attack func(ctx context.Context, c *pgx.Conn) verdict) verdict {
+	return s.onConn(ctx, func(conn *sql.Conn) (v verdict) {
+		if _, err := conn.ExecContext(s.as(ctx, 0), "select 1"); err != nil { // Raw has no context to take the tenant from
 			return failed(err)
 		}
 		if err := conn.Raw(func(driverConn any) error {
@@ -63,7 +63,7 @@ func (s *scene) copying(attack func(ctx context.Context, c *pgx.Conn) verdict) v
 			if !ok {
 				return errors.New("the driver's connection has no Conn method")
 			}
-			v = attack(s.ctx[0], raw.Conn())
+			v = attack(s.as(ctx, 0), raw.Conn())
 			return nil
 		}); err != nil {
 			return failed(err)
@@ -73,10 +73,10 @@ func (s *scene) copying(attack func(ctx context.Context, c *pgx.Conn) verdict) v
 }
 
 // writes tries to change the victim's row, to make one for the victim, and to give one away. All of it is rolled back.
-func (s *scene) writes(t *table) {
+func (s *scene) writes(ctx context.Context, t *table) {
 	a, b, of, col := s.is(0), s.is(1), t.ident(), ident(s.TenantColumn)
 	write := func(name, query string, args ...any) {
-		s.add(t.name(), name, s.inTx(func(tx *sql.Tx) verdict { return changed(affected(s.ctx[0], tx, query, args...)) }))
+		s.add(t.name(), name, s.inTx(ctx, func(tx *sql.Tx) verdict { return changed(affected(s.as(ctx, 0), tx, query, args...)) }))
 	}
 	write("update", "update "+of+" set "+col+" = "+col+" where "+b)
 	write("take over", "update "+of+" set "+col+" = '"+s.ids[0]+"' where "+b)
@@ -86,23 +86,23 @@ func (s *scene) writes(t *table) {
 		write("merge, take over", "merge into "+of+" t using (values (1)) v (x) on t."+b+" when matched then update set "+col+" = '"+s.ids[0]+"'")
 	}
 	if t.rows[0].values != nil {
-		s.add(t.name(), "give away", s.inTx(func(tx *sql.Tx) verdict {
-			n, err := affected(s.ctx[0], tx, "update "+of+" set "+col+" = '"+s.ids[1]+"' where "+a)
+		s.add(t.name(), "give away", s.inTx(ctx, func(tx *sql.Tx) verdict {
+			n, err := affected(s.as(ctx, 0), tx, "update "+of+" set "+col+" = '"+s.ids[1]+"' where "+a)
 			if err == nil && n == 0 {
 				return notTried("tenants cannot change their own row")
 			}
 			return planted(err)
 		}))
 	}
-	values, err := s.insertable(s.nobody, t, 1)
+	values, err := s.insertable(ctx, t, 1)
 	if err != nil {
 		s.add(t.name(), "insert", notTried("no row for it: %v", err))
 		return
 	}
 	insert, args := insertSQL(t, values)
 	into := func(name, query string, args ...any) {
-		s.add(t.name(), name, s.inTx(func(tx *sql.Tx) verdict {
-			_, err := tx.ExecContext(s.ctx[0], query, args...)
+		s.add(t.name(), name, s.inTx(ctx, func(tx *sql.Tx) verdict {
+			_, err := tx.ExecContext(s.as(ctx, 0), query, args...)
 			return planted(err)
 		}))
 	}
@@ -111,8 +111,8 @@ func (s *scene) writes(t *table) {
 		head, tail, _ := strings.Cut(strings.TrimPrefix(insert, "insert into "+of+" "), " overriding system value ")
 		into("merge, insert", "merge into "+of+" t using (values (1)) v (x) on false when not matched then insert "+head+" overriding system value "+tail, args...)
 	}
-	s.upsert(t)
-	s.add(t.name(), "copy from", s.copyIn(t, values))
+	s.upsert(ctx, t)
+	s.add(t.name(), "copy from", s.copyIn(ctx, t, values))
 }
 
 // planted is the verdict of a statement that makes a row of the victim.
@@ -123,14 +123,14 @@ func planted(err error) verdict {
 	return broken("the row is the other tenant's now")
 }
 
-func (s *scene) copyIn(t *table, values map[string]*string) verdict {
+func (s *scene) copyIn(ctx context.Context, t *table, values map[string]*string) verdict {
 	var names, line []string
 	for _, c := range t.columns {
 		if value := values[c.Name]; value != nil && !c.Generated {
 			names, line = append(names, ident(c.Name)), append(line, strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`).Replace(*value))
 		}
 	}
-	return s.copying(func(ctx context.Context, c *pgx.Conn) verdict {
+	return s.copying(ctx, func(ctx context.Context, c *pgx.Conn) verdict {
 		if _, err := c.Exec(ctx, "begin"); err != nil {
 			return failed(err)
 		}
@@ -147,7 +147,7 @@ func (s *scene) copyIn(t *table, values map[string]*string) verdict {
 }
 
 // upsert inserts a row with the victim's key, so that the conflict is with the victim's row.
-func (s *scene) upsert(t *table) {
+func (s *scene) upsert(ctx context.Context, t *table) {
 	var target *key
 	for _, k := range t.keys {
 		if k.Plain && t.names(k) && (target == nil || !k.has(s.TenantColumn) && target.has(s.TenantColumn)) {
@@ -170,8 +170,8 @@ func (s *scene) upsert(t *table) {
 		columns[i] = ident(name)
 	}
 	col := ident(s.TenantColumn)
-	s.add(t.name(), "upsert", s.inTx(func(tx *sql.Tx) verdict {
-		n, err := affected(s.ctx[0], tx, insert+" on conflict ("+strings.Join(columns, ", ")+") do update set "+col+" = excluded."+col, args...)
+	s.add(t.name(), "upsert", s.inTx(ctx, func(tx *sql.Tx) verdict {
+		n, err := affected(s.as(ctx, 0), tx, insert+" on conflict ("+strings.Join(columns, ", ")+") do update set "+col+" = excluded."+col, args...)
 		if code(err) == "23505" { // of another key, which unique keys report
 			return held("")
 		}
@@ -180,27 +180,27 @@ func (s *scene) upsert(t *table) {
 }
 
 // probes asks keys about the victim: they are checked without regard to policies.
-func (s *scene) probes(t *table) {
+func (s *scene) probes(ctx context.Context, t *table) {
 	if t.Root != 0 || t.rows[0].values == nil {
 		return
 	}
 	for _, k := range t.keys {
 		if !k.has(s.TenantColumn) {
-			s.add(t.name(), "unique key "+k.Name, s.unique(t, k))
+			s.add(t.name(), "unique key "+k.Name, s.unique(ctx, t, k))
 		}
 	}
 	for _, f := range t.foreign {
 		if parent := s.byOID[f.Parent]; parent != nil && parent.Type != "" && !slices.Equal(f.From, []string{s.TenantColumn}) {
-			s.add(t.name(), "foreign key "+f.Name, s.foreignKey(t, f, parent))
+			s.add(t.name(), "foreign key "+f.Name, s.foreignKey(ctx, t, f, parent))
 		}
 	}
 }
 
-func (s *scene) unique(t *table, k key) verdict {
+func (s *scene) unique(ctx context.Context, t *table, k key) verdict {
 	if k.Plain && !t.names(k) {
 		return notTried("the other tenant's row has no value in it")
 	}
-	values, err := s.insertable(s.nobody, t, 0)
+	values, err := s.insertable(ctx, t, 0)
 	if err != nil {
 		return notTried("no row for it: %v", err)
 	}
@@ -208,8 +208,8 @@ func (s *scene) unique(t *table, k key) verdict {
 		values[name] = t.rows[1].values[name]
 	}
 	insert, args := insertSQL(t, values)
-	return s.inTx(func(tx *sql.Tx) verdict {
-		_, err := tx.ExecContext(s.ctx[0], insert, args...)
+	return s.inTx(ctx, func(tx *sql.Tx) verdict {
+		_, err := tx.ExecContext(s.as(ctx, 0), insert, args...)
 		switch {
 		case err == nil:
 			return held("")
@@ -220,7 +220,7 @@ func (s *scene) unique(t *table, k key) verdict {
 	})
 }
 
-func (s *scene) foreignKey(t *table, f foreignKey, parent *table) verdict {
+func (s *scene) foreignKey(ctx context.Context, t *table, f foreignKey, parent *table) verdict {
 	theirs := parent.rows[1].values
 	if theirs == nil {
 		return notTried("there is no row of the other tenant in %s: %s", parent.name(), parent.reason)
@@ -234,11 +234,11 @@ func (s *scene) foreignKey(t *table, f foreignKey, parent *table) verdict {
 		args = append(args, theirs[f.To[i]])
 		sets = append(sets, fmt.Sprintf("%s = $%d::text::%s", ident(name), len(args), t.column(name).Type))
 	}
-	return s.inTx(func(tx *sql.Tx) verdict {
-		if _, err := tx.ExecContext(s.ctx[0], "set constraints all immediate"); err != nil && !errors.Is(err, shardedpg.ErrStatementRefused) {
+	return s.inTx(ctx, func(tx *sql.Tx) verdict {
+		if _, err := tx.ExecContext(s.as(ctx, 0), "set constraints all immediate"); err != nil && !errors.Is(err, shardedpg.ErrStatementRefused) {
 			return failed(err)
 		}
-		n, err := affected(s.ctx[0], tx, "update "+t.ident()+" set "+strings.Join(sets, ", ")+" where "+s.is(0), args...)
+		n, err := affected(s.as(ctx, 0), tx, "update "+t.ident()+" set "+strings.Join(sets, ", ")+" where "+s.is(0), args...)
 		switch {
 		case code(err) == "23503":
 			return held("as if there were no such row")
@@ -252,14 +252,14 @@ func (s *scene) foreignKey(t *table, f foreignKey, parent *table) verdict {
 }
 
 // switches tries to become the victim by the tenant setting.
-func (s *scene) switches(t *table) {
-	a, b := s.ctx[0], s.is(1)
+func (s *scene) switches(ctx context.Context, t *table) {
+	a, b := s.as(ctx, 0), s.is(1)
 	set := s.GUC + " = '" + s.ids[1] + "'"
 	call := "set_config('" + s.GUC + "', '" + s.ids[1] + "', "
 	col := ident(s.TenantColumn)
 	look := "select count(*) from " + t.ident() + " where " + b
 	after := func(name string, statements ...string) {
-		s.add(t.name(), name, s.onConn(0, func(conn *sql.Conn) verdict {
+		s.add(t.name(), name, s.onConn(ctx, func(conn *sql.Conn) verdict {
 			for _, statement := range statements {
 				if _, err := conn.ExecContext(a, statement); err != nil {
 					return failed(err)
@@ -267,7 +267,7 @@ func (s *scene) switches(t *table) {
 			}
 			return rows(s.count(a, conn, look))
 		}))
-		s.add(t.name(), name+", in a transaction", s.inTx(func(tx *sql.Tx) verdict {
+		s.add(t.name(), name+", in a transaction", s.inTx(ctx, func(tx *sql.Tx) verdict {
 			for _, statement := range statements {
 				if _, err := tx.ExecContext(a, statement); err != nil {
 					return failed(err)
@@ -294,7 +294,7 @@ func (s *scene) switches(t *table) {
 		}
 		return v
 	}())
-	s.add(t.name(), "string of several statements", s.inTx(func(tx *sql.Tx) verdict {
+	s.add(t.name(), "string of several statements", s.inTx(ctx, func(tx *sql.Tx) verdict {
 		return insideVerdict(affected(a, tx, "set local "+set+"; update "+t.ident()+" set "+col+" = "+col+" where "+b))
 	}))
 }

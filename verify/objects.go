@@ -64,7 +64,7 @@ func (s *scene) objects(ctx context.Context, targets []*table) (watch []watched,
 		if s.skipped(name) || matches(s.Global, name) {
 			return
 		}
-		if w, ok := s.view(name, ident(v.Schema, v.Name), v.Stored, v.Invoker, v.HasOwner); ok {
+		if w, ok := s.view(ctx, name, ident(v.Schema, v.Name), v.Stored, v.Invoker, v.HasOwner); ok {
 			watch = append(watch, w)
 		}
 	}, viewsSQL, s.TenantColumn, oids); err != nil {
@@ -93,10 +93,10 @@ func (s *scene) objects(ctx context.Context, targets []*table) (watch []watched,
 		Strong bool
 	},
 	) {
-		s.add("role "+r.Name, "set role", s.become("set role "+rls.QuoteIdent(r.Name)))
-		s.add("role "+r.Name, "set role inside the statement", s.become("select set_config('role', '"+strings.ReplaceAll(r.Name, "'", "''")+"', false)"))
+		s.add("role "+r.Name, "set role", s.become(ctx, "set role "+rls.QuoteIdent(r.Name)))
+		s.add("role "+r.Name, "set role inside the statement", s.become(ctx, "select set_config('role', '"+strings.ReplaceAll(r.Name, "'", "''")+"', false)"))
 		if r.Strong {
-			s.add("role "+r.Name, "set session authorization", s.become("set session authorization "+rls.QuoteIdent(r.Name)))
+			s.add("role "+r.Name, "set session authorization", s.become(ctx, "set session authorization "+rls.QuoteIdent(r.Name)))
 		}
 	}, rolesSQL, s.app, oids); err != nil {
 		return nil, err
@@ -104,15 +104,15 @@ func (s *scene) objects(ctx context.Context, targets []*table) (watch []watched,
 	if err := each(ctx, s.admin, func(q struct{ Schema, Name string }) {
 		if !s.skipped(q.Schema + "." + q.Name) {
 			s.sequence = ident(q.Schema, q.Name)
-			s.add(q.Schema+"."+q.Name, "setval", s.setval(ident(q.Schema, q.Name)))
+			s.add(q.Schema+"."+q.Name, "setval", s.setval(ctx, ident(q.Schema, q.Name)))
 		}
 	}, sequencesSQL, s.app, oids); err != nil {
 		return nil, err
 	}
-	s.add("database", "large object", s.largeObject())
+	s.add("database", "large object", s.largeObject(ctx))
 	var comparable []watched
 	for _, w := range watch {
-		if s.first(&w) {
+		if s.first(ctx, &w) {
 			comparable = append(comparable, w)
 		}
 	}
@@ -120,13 +120,13 @@ func (s *scene) objects(ctx context.Context, targets []*table) (watch []watched,
 }
 
 // view tries to see the victim's row through a view. A view without the tenant column is watched instead.
-func (s *scene) view(name, of string, stored, invoker, hasColumn bool) (watched, bool) {
+func (s *scene) view(ctx context.Context, name, of string, stored, invoker, hasColumn bool) (watched, bool) {
 	look := func(who int) (int64, error) {
-		return s.count(s.ctx[who], s.db, "select count(*) from "+of+" where "+s.is(1))
+		return s.count(s.as(ctx, who), s.db, "select count(*) from "+of+" where "+s.is(1))
 	}
 	switch {
 	case stored: // its rows are those of its last refresh
-		_, err := s.count(s.ctx[0], s.db, "select count(*) from (select from "+of+" limit 0) x")
+		_, err := s.count(s.as(ctx, 0), s.db, "select count(*) from (select from "+of+" limit 0) x")
 		if err == nil {
 			s.add(name, "materialized view", broken("tenants may read it, and it keeps rows of all: no policy applies to it"))
 		} else {
@@ -148,11 +148,11 @@ func (s *scene) view(name, of string, stored, invoker, hasColumn bool) (watched,
 }
 
 // first runs a watched query while the victim's rows are there. It is false when there is nothing to compare.
-func (s *scene) first(w *watched) bool {
-	one, err := s.ask(*w)
+func (s *scene) first(ctx context.Context, w *watched) bool {
+	one, err := s.ask(ctx, *w)
 	if err == nil {
 		var two string
-		if two, err = s.ask(*w); err == nil && one != two {
+		if two, err = s.ask(ctx, *w); err == nil && one != two {
 			s.add(w.object, w.attack, notTried("it returns something else each time"))
 			return false
 		}
@@ -166,19 +166,19 @@ func (s *scene) first(w *watched) bool {
 }
 
 // ask runs a watched query as the attacker, unable to write.
-func (s *scene) ask(w watched) (result string, err error) {
-	tx, err := s.db.BeginTx(s.ctx[0], &sql.TxOptions{ReadOnly: true})
+func (s *scene) ask(ctx context.Context, w watched) (result string, err error) {
+	tx, err := s.db.BeginTx(s.as(ctx, 0), &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = tx.Rollback() }()
-	err = tx.QueryRowContext(s.ctx[0], w.query).Scan(&result)
+	err = tx.QueryRowContext(s.as(ctx, 0), w.query).Scan(&result)
 	return result, err
 }
 
 // compare runs a watched query once the victim's rows are gone.
-func (s *scene) compare(w watched) {
-	after, err := s.ask(w)
+func (s *scene) compare(ctx context.Context, w watched) {
+	after, err := s.ask(ctx, w)
 	switch {
 	case err != nil:
 		s.add(w.object, w.attack, failed(err))
@@ -189,16 +189,16 @@ func (s *scene) compare(w watched) {
 	}
 }
 
-func (s *scene) become(statement string) verdict {
-	return s.onConn(0, func(conn *sql.Conn) verdict {
+func (s *scene) become(ctx context.Context, statement string) verdict {
+	return s.onConn(ctx, func(conn *sql.Conn) verdict {
 		var was, is string
-		if err := conn.QueryRowContext(s.ctx[0], "select current_user").Scan(&was); err != nil {
+		if err := conn.QueryRowContext(s.as(ctx, 0), "select current_user").Scan(&was); err != nil {
 			return failed(err)
 		}
-		if _, err := conn.ExecContext(s.ctx[0], statement); err != nil {
+		if _, err := conn.ExecContext(s.as(ctx, 0), statement); err != nil {
 			return failed(err)
 		}
-		if err := conn.QueryRowContext(s.ctx[0], "select current_user").Scan(&is); err != nil {
+		if err := conn.QueryRowContext(s.as(ctx, 0), "select current_user").Scan(&is); err != nil {
 			return failed(err)
 		}
 		if is == was {
@@ -208,9 +208,9 @@ func (s *scene) become(statement string) verdict {
 	})
 }
 
-func (s *scene) setval(of string) verdict {
+func (s *scene) setval(ctx context.Context, of string) verdict {
 	var may bool
-	err := s.db.QueryRowContext(s.ctx[0], "select has_sequence_privilege($1, 'UPDATE')", of).Scan(&may)
+	err := s.db.QueryRowContext(s.as(ctx, 0), "select has_sequence_privilege($1, 'UPDATE')", of).Scan(&may)
 	switch {
 	case err != nil:
 		return failed(err)
@@ -221,19 +221,19 @@ func (s *scene) setval(of string) verdict {
 }
 
 // largeObject makes one as the victim and reads it as the attacker. All belong to the one login.
-func (s *scene) largeObject() verdict {
+func (s *scene) largeObject(ctx context.Context) verdict {
 	var oid string
 	err := func() error {
-		tx, err := s.db.BeginTx(s.ctx[1], nil)
+		tx, err := s.db.BeginTx(s.as(ctx, 1), nil)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = tx.Rollback() }()
-		if err := tx.QueryRowContext(s.ctx[1], "select lo_from_bytea(0, 'verify')::text").Scan(&oid); err != nil {
+		if err := tx.QueryRowContext(s.as(ctx, 1), "select lo_from_bytea(0, 'verify')::text").Scan(&oid); err != nil {
 			return err
 		}
 		// With the object, in one transaction: it is found by it after a crash.
-		if _, err := tx.ExecContext(s.ctx[1], "comment on large object "+oid+" is '"+largeObjectMark+"'"); err != nil {
+		if _, err := tx.ExecContext(s.as(ctx, 1), "comment on large object "+oid+" is '"+largeObjectMark+"'"); err != nil {
 			return err
 		}
 		return tx.Commit()
@@ -241,8 +241,8 @@ func (s *scene) largeObject() verdict {
 	if err != nil {
 		return failed(err)
 	}
-	defer func() { _, _ = s.db.ExecContext(s.ctx[1], "select lo_unlink($1::text::oid)", oid) }()
-	n, err := s.count(s.ctx[0], s.db, "select length(lo_get($1::text::oid))", oid)
+	defer func() { _, _ = s.db.ExecContext(s.as(ctx, 1), "select lo_unlink($1::text::oid)", oid) }()
+	n, err := s.count(s.as(ctx, 0), s.db, "select length(lo_get($1::text::oid))", oid)
 	if err == nil && n > 0 {
 		return known("large objects have no policies: take their functions from tenants with shardedpg rls apply --lockdown")
 	}
@@ -250,8 +250,8 @@ func (s *scene) largeObject() verdict {
 }
 
 // login refuses to go on when the driver does: then no statement of a tenant runs at all.
-func (s *scene) login() error {
-	_, err := s.count(s.ctx[0], s.db, "select 1")
+func (s *scene) login(ctx context.Context) error {
+	_, err := s.count(s.as(ctx, 0), s.db, "select 1")
 	if errors.Is(err, shardedpg.ErrUnsafeRole) {
 		s.add("role "+s.app, "login", broken("%v", err))
 		return err

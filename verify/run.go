@@ -143,7 +143,7 @@ func (c *catalog) attack(ctx context.Context, conn *pgx.Conn, ids [2]string, tar
 		return err
 	}
 	defer done()
-	if err := s.login(); errors.Is(err, shardedpg.ErrUnsafeRole) {
+	if err := s.login(ctx); errors.Is(err, shardedpg.ErrUnsafeRole) {
 		return nil
 	} else if err != nil {
 		return err
@@ -160,7 +160,7 @@ func (c *catalog) attack(ctx context.Context, conn *pgx.Conn, ids [2]string, tar
 			s.inPart(t)
 		}
 		report.Tables++
-		s.attackTable(t)
+		s.attackTable(ctx, t)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -169,16 +169,16 @@ func (c *catalog) attack(ctx context.Context, conn *pgx.Conn, ids [2]string, tar
 	if err != nil {
 		return err
 	}
-	s.sessions()
+	s.sessions(ctx)
 	for _, t := range targets {
-		s.add(t.name(), "afterwards", s.untouched(t))
+		s.add(t.name(), "afterwards", s.untouched(ctx, t))
 	}
 	if len(watch) > 0 {
 		if _, _, err := c.removeRows(ctx, conn, func(id [2]string) []string { return id[1:] }); err != nil {
 			return err
 		}
 		for _, w := range watch {
-			s.compare(w)
+			s.compare(ctx, w)
 		}
 	}
 	return ctx.Err()

@@ -22,10 +22,8 @@ const planName = "verify"
 // scene is a database with the two tenants on it, and the driver that they come through.
 type scene struct {
 	*catalog
-	ids        [2]string          // attacker, victim
-	ctx        [2]context.Context // with the tenant
-	db         *sql.DB            // one connection, which both share
-	nobody     context.Context
+	ids        [2]string // attacker, victim
+	db         *sql.DB   // one connection, which both share
 	admin      *pgx.Conn
 	registered map[uint32]*[2]bool // tables of tenants in which a row was made for them
 	privileged bool                // rows are made by the administrator
@@ -66,15 +64,19 @@ func (c *catalog) open(ctx context.Context, admin *pgx.Conn, ids [2]string, stor
 		c.Driver(&cfg)
 	}
 	cfg.Store, cfg.DSN, cfg.GUC, cfg.MaxConns, cfg.TenantShare = store, "", c.GUC, 1, 1
-	connector, err := shardedpg.NewConnector(cfg)
+	connector, err := shardedpg.NewConnector(cfg) //nolint:contextcheck // what it watches lives as long as it
 	if err != nil {
 		return nil, nil, err
 	}
 	s := &scene{
-		catalog: c, ids: ids, nobody: ctx, db: sql.OpenDB(connector), admin: admin, registered: map[uint32]*[2]bool{}, report: report,
-		ctx: [2]context.Context{shardedpg.WithTenant(ctx, ids[0]), shardedpg.WithTenant(ctx, ids[1])},
+		catalog: c, ids: ids, db: sql.OpenDB(connector), admin: admin, registered: map[uint32]*[2]bool{}, report: report,
 	}
 	return s, func() { _ = s.db.Close() }, nil
+}
+
+// as is the context of a statement of the attacker (0) or the victim (1).
+func (s *scene) as(ctx context.Context, who int) context.Context {
+	return shardedpg.WithTenant(ctx, s.ids[who])
 }
 
 // asTenant makes rows through the driver, or as the administrator where the tenant may not.
@@ -84,7 +86,7 @@ func (s *scene) asTenant(who int) inserter {
 			return s.asAdmin(ctx, query, args, columns)
 		}
 		got, to := places(columns)
-		err := s.db.QueryRowContext(shardedpg.WithTenant(ctx, s.ids[who]), query, args...).Scan(to...)
+		err := s.db.QueryRowContext(s.as(ctx, who), query, args...).Scan(to...)
 		return got, err
 	}
 }

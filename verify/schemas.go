@@ -47,7 +47,7 @@ func (c *catalog) attackSchemas(ctx context.Context, conn *pgx.Conn, report *Rep
 		return err
 	}
 	defer done()
-	if err := s.login(); errors.Is(err, shardedpg.ErrUnsafeRole) {
+	if err := s.login(ctx); errors.Is(err, shardedpg.ErrUnsafeRole) {
 		return nil
 	} else if err != nil {
 		return err
@@ -61,7 +61,7 @@ func (c *catalog) attackSchemas(ctx context.Context, conn *pgx.Conn, report *Rep
 			return err
 		}
 		report.Tables++
-		s.attackSchema(t)
+		s.attackSchema(ctx, t)
 	}
 	return ctx.Err()
 }
@@ -86,31 +86,31 @@ func (s *scene) seedOwn(ctx context.Context, t *table) error {
 }
 
 // attackSchema attacks a table of the victim's. The attacker's own table of that name is empty.
-func (s *scene) attackSchema(t *table) {
+func (s *scene) attackSchema(ctx context.Context, t *table) {
 	if t.rows[1].values == nil {
 		s.add(t.name(), "all", notTried("no row could be made: %s", t.reason))
 		return
 	}
-	a, of, look := s.ctx[0], t.ident(), "select count(*) from "+t.ident()
-	if n, err := s.count(s.ctx[1], s.db, look); err != nil || n == 0 {
+	a, of, look := s.as(ctx, 0), t.ident(), "select count(*) from "+t.ident()
+	if n, err := s.count(s.as(ctx, 1), s.db, look); err != nil || n == 0 {
 		s.add(t.name(), "all", notTried("its tenant does not see its own row"))
 		return
 	}
 	first := ident(t.columns[max(slices.IndexFunc(t.columns, func(c column) bool { return !c.Default && !c.Generated }), 0)].Name)
 	s.add(t.name(), "select by schema", rows(s.count(a, s.db, look)))
-	s.add(t.name(), "select for update", s.inTx(func(tx *sql.Tx) verdict {
+	s.add(t.name(), "select for update", s.inTx(ctx, func(tx *sql.Tx) verdict {
 		return rows(s.count(a, tx, "select count(*) from (select from "+of+" for update) x"))
 	}))
 	for name, query := range map[string]string{
 		"update by schema": "update " + of + " set " + first + " = " + first, "delete by schema": "delete from " + of,
 	} {
-		s.add(t.name(), name, s.inTx(func(tx *sql.Tx) verdict { return changed(affected(a, tx, query)) }))
+		s.add(t.name(), name, s.inTx(ctx, func(tx *sql.Tx) verdict { return changed(affected(a, tx, query)) }))
 	}
-	if values, err := s.insertable(s.nobody, t, 1); err != nil {
+	if values, err := s.insertable(ctx, t, 1); err != nil {
 		s.add(t.name(), "insert by schema", notTried("no row for it: %v", err))
 	} else {
 		insert, args := insertSQL(t, values)
-		s.add(t.name(), "insert by schema", s.inTx(func(tx *sql.Tx) verdict {
+		s.add(t.name(), "insert by schema", s.inTx(ctx, func(tx *sql.Tx) verdict {
 			_, err := tx.ExecContext(a, insert, args...)
 			return planted(err)
 		}))
@@ -120,20 +120,20 @@ func (s *scene) attackSchema(t *table) {
 		{"search_path", path, "select count(*) from " + ident(t.Name)},
 		{"set role", role, look},
 	} {
-		s.add(t.name(), w.name, s.onConn(0, func(conn *sql.Conn) verdict {
+		s.add(t.name(), w.name, s.onConn(ctx, func(conn *sql.Conn) verdict {
 			if _, err := conn.ExecContext(a, w.statement); err != nil {
 				return failed(err)
 			}
 			return rows(s.count(a, conn, w.look))
 		}))
-		s.add(t.name(), w.name+", in a transaction", s.inTx(func(tx *sql.Tx) verdict {
+		s.add(t.name(), w.name+", in a transaction", s.inTx(ctx, func(tx *sql.Tx) verdict {
 			if _, err := tx.ExecContext(a, w.statement); err != nil {
 				return failed(err)
 			}
 			return rows(s.count(a, tx, w.look))
 		}))
 	}
-	s.add(t.name(), "string of several statements", s.inTx(func(tx *sql.Tx) verdict {
+	s.add(t.name(), "string of several statements", s.inTx(ctx, func(tx *sql.Tx) verdict {
 		n, err := affected(a, tx, role+"; update "+of+" set "+first+" = "+first)
 		if err == nil && n > 0 {
 			return known("not stopped: the login may become the role of each tenant")

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"context"
 	"errors"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -8,9 +9,9 @@ import (
 
 // sessions tries what the driver has to stop: statements of nobody, of somebody else, and what the attacker leaves on the
 // connection that the victim gets next.
-func (s *scene) sessions() {
-	a, b := s.ctx[0], s.ctx[1]
-	n, err := s.count(s.nobody, s.db, "select 1")
+func (s *scene) sessions(ctx context.Context) {
+	a, b := s.as(ctx, 0), s.as(ctx, 1)
+	n, err := s.count(ctx, s.db, "select 1")
 	s.add("driver", "no tenant", refusal(n, err, shardedpg.ErrNoTenant))
 	s.add("driver", "second tenant in a transaction", func() verdict {
 		tx, err := s.db.BeginTx(b, nil)
@@ -47,18 +48,18 @@ func (s *scene) sessions() {
 			return rows(n, err)
 		}())
 	}
-	s.add("connection", "tenant left behind", s.leftTenant())
-	s.add("connection", "sequence value left behind", s.leftValue())
+	s.add("connection", "tenant left behind", s.leftTenant(ctx))
+	s.add("connection", "sequence value left behind", s.leftValue(ctx))
 }
 
-func (s *scene) leftValue() verdict {
+func (s *scene) leftValue(ctx context.Context) verdict {
 	if s.sequence == "" {
 		return verdict{}
 	}
-	if _, err := s.db.ExecContext(s.ctx[0], "select nextval($1::text::regclass)", s.sequence); err != nil {
+	if _, err := s.db.ExecContext(s.as(ctx, 0), "select nextval($1::text::regclass)", s.sequence); err != nil {
 		return failed(err)
 	}
-	n, err := s.count(s.ctx[1], s.db, "select lastval()")
+	n, err := s.count(s.as(ctx, 1), s.db, "select lastval()")
 	if code(err) == "55000" {
 		return held("")
 	}
@@ -69,11 +70,11 @@ func (s *scene) leftValue() verdict {
 }
 
 // leftTenant looks past a COMMIT of the victim's own: there only what the session holds is in force. A division tells.
-func (s *scene) leftTenant() verdict {
-	if _, err := s.db.ExecContext(s.ctx[0], "set "+s.GUC+" = '"+s.ids[0]+"'"); err != nil {
+func (s *scene) leftTenant(ctx context.Context) verdict {
+	if _, err := s.db.ExecContext(s.as(ctx, 0), "set "+s.GUC+" = '"+s.ids[0]+"'"); err != nil {
 		return failed(err)
 	}
-	_, err := s.db.ExecContext(s.ctx[1], "select 1; commit; select 1 / case when current_setting('"+s.GUC+"', true) = '"+s.ids[0]+"' then 0 else 1 end")
+	_, err := affected(s.as(ctx, 1), s.db, "select 1; commit; select 1 / case when current_setting('"+s.GUC+"', true) = '"+s.ids[0]+"' then 0 else 1 end")
 	if code(err) == "22012" {
 		return broken("the next tenant finds it past a COMMIT of its own")
 	}

@@ -174,13 +174,13 @@ func (c Config) admin(ctx context.Context, work func(conn *pgx.Conn) error) erro
 const (
 	lockWait = "10s" // a run that was killed ends on the server a moment later
 
-	bypassSQL = `select rolname from pg_roles where (rolsuper or rolbypassrls) and pg_has_role(current_user, oid, 'MEMBER')
+	exemptSQL = `select rolname from pg_roles where (rolsuper or rolbypassrls) and pg_has_role(current_user, oid, 'MEMBER')
  order by rolname = current_user desc, rolsuper, rolname limit 1`
 )
 
 func (c Config) prepare(ctx context.Context, conn *pgx.Conn) error {
 	var role string
-	switch err := conn.QueryRow(ctx, bypassSQL).Scan(&role); {
+	switch err := conn.QueryRow(ctx, exemptSQL).Scan(&role); {
 	case errors.Is(err, pgx.ErrNoRows):
 		return errors.New("the admin login neither passes policies nor may become a role that does: use a superuser's, or grant it the maintenance role")
 	case err != nil:
