@@ -206,6 +206,26 @@ func badInput(f *fleet, files string) map[string]map[string][]bad {
 			"--sarif":   {{"rls|audit|--sarif|/nowhere/a.sarif", "there is no folder", exitUsage}},
 			"--jobs":    {{"rls|audit|--jobs|0", "use 1 to 16", exitUsage}, {"rls|audit|--jobs|17", "use 1 to 16", exitUsage}},
 		}),
+		"rls verify": merged(badDeclared("rls|verify|--dry-run"), map[string][]bad{
+			"--shard":    {{"rls|verify|--dry-run|--shard|eu9", "next: shardedpg shard list", exitFailed}},
+			"--database": {{"rls|verify|--dry-run|--database|nowhere", "no such database", exitUsage}},
+			"--dsn": { // unlike other commands it takes two
+				{"rls|verify|--dry-run|--dsn|" + dsn, "give both", exitUsage},
+				{"rls|verify|--dry-run|--app-dsn|" + dsn + "|--dsn|host=/nowhere user=a", "no connection", exitFailed},
+				{"rls|verify|--dry-run|--app-dsn|" + dsn + "|--dsn|nonsense", "no PostgreSQL URL", exitUsage},
+				{"rls|verify|--dry-run|--app-dsn|" + dsn + "|--dsn|" + dsn + "|--shard|eu1", "leave --shard", exitUsage},
+			},
+			"--app-dsn": {
+				{"rls|verify|--dry-run|--app-dsn|" + dsn, "give both", exitUsage},
+				{"rls|verify|--dry-run|--dsn|" + dsn + "|--app-dsn|nonsense", "no PostgreSQL URL", exitUsage},
+				{"rls|verify|--dry-run|--dsn|" + dsn + "|--app-dsn|host=${", "closing brace", exitUsage},
+			},
+			"--table":    {{"rls|verify|--dry-run|--table|[", "that is no pattern", exitUsage}},
+			"--except":   {{"rls|verify|--dry-run|--except|[", "that is no pattern", exitUsage}},
+			"--timeout":  {{"rls|verify|--dry-run|--timeout|0s", "use at least 1ms", exitUsage}, {"rls|verify|--dry-run|--timeout|soon", "--timeout", exitUsage}},
+			"--canary":   {{"rls|verify|--canary|a", "takes the IDs of two tenants", exitUsage}, {"rls|verify|--canary|a,a", "name two tenants", exitFailed}},
+			"--policies": {{"rls|verify|--dry-run|--policies|x", "--policies is for --canary", exitUsage}},
+		}),
 		"rls rules":  {"<id>": {{"rls|rules|SPG000", "shardedpg rls rules lists them", exitUsage}}},
 		"completion": {"<shell>": {{"completion|tcsh", "bash", exitUsage}, {"completion", "<shell>", exitUsage}}},
 	}
