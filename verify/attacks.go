@@ -31,6 +31,13 @@ func (s *scene) reads(ctx context.Context, t *table) {
 		n, err := s.count(s.as(ctx, 0), s.db, r.query)
 		s.add(t.name(), r.name, rows(n, err))
 	}
+	s.add(t.name(), "cached plan", func() verdict { // which must not keep for whom it was made
+		query := "select count(*) as cached from " + of + " where " + b
+		if _, err := s.count(s.as(ctx, 1), s.db, query); err != nil {
+			return failed(err)
+		}
+		return rows(s.count(s.as(ctx, 0), s.db, query))
+	}())
 	if k, ok := t.primary(); ok {
 		condition, args := t.at(k.Columns, 0)
 		n, err := s.count(s.as(ctx, 0), s.db, "select count(*) from "+of+" where "+condition+" and "+b, args...)

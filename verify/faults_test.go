@@ -40,7 +40,7 @@ func shop(app string) policytest.Database {
 
 var (
 	reads = []string{
-		"select by tenant", "select by place", "aggregate", "join", "subquery", "table command", "select by key", "select for update", "cursor", "copy to",
+		"select by tenant", "select by place", "aggregate", "join", "subquery", "table command", "cached plan", "select by key", "select for update", "cursor", "copy to",
 	}
 	changes  = []string{"update", "take over", "delete", "merge, delete", "merge, take over"}
 	plants   = []string{"give away", "insert", "merge, insert", "upsert", "copy from"}
@@ -209,6 +209,15 @@ func TestEachFaultIsFoundAndNoOther(t *testing.T) {
 			b.nothingLeft(t)
 		})
 	}
+}
+
+func TestAPlanThatKeepsItsTenantIsFound(t *testing.T) {
+	t.Parallel()
+	b := newSite(t, pgtest.Shared(t, "verify"), shop(appRole()))
+	b.exec(t, "create function app.me() returns text language sql immutable as 'select current_setting(''app.current_tenant_id'', true)'",
+		"alter policy shardedpg_tenant on app.orders using (tenant_id = app.me()) with check (true)",
+		"alter policy shardedpg_guard on app.orders using (tenant_id = app.me()) with check (true)")
+	require.Contains(t, with(b.run(t), verify.Broken), "app.orders: cached plan")
 }
 
 func TestAnOpenSchemaOfATenantIsFound(t *testing.T) {
