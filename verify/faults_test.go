@@ -69,8 +69,11 @@ var faults = map[string]struct {
 	plant    []string
 	open     []string
 	notTried []string
-	known    []string // beside what is known of a good database
-	driver   func(*shardedpg.Config)
+
+	notTriedOn14 []string // beside them
+
+	known  []string // beside what is known of a good database
+	driver func(*shardedpg.Config)
 }{
 	"row security off": {
 		plant: []string{"alter table app.orders disable row level security"},
@@ -156,7 +159,8 @@ var faults = map[string]struct {
 			"role {app}_owner: set role", "role {app}_owner: set role inside the statement", "app.customers: rights", "app.orders: rights", "app.events: rights",
 			"app.events_rest: rights", "app.customers_id_seq: setval", "app.events_id_seq: setval",
 		},
-		driver: func(c *shardedpg.Config) { c.SkipVerify = true },
+		notTriedOn14: []string{"app.paid: view"}, // the owner runs it, and sees no row
+		driver:       func(c *shardedpg.Config) { c.SkipVerify = true },
 	},
 	"a login with the rights of schema tenants": {
 		plant: []string{"create schema tenant_template", "create table tenant_template.a (id serial primary key, x text)"},
@@ -195,6 +199,12 @@ func TestEachFaultIsFoundAndNoOther(t *testing.T) {
 			b.config.Driver = f.driver
 			r := b.run(t)
 			fill := strings.NewReplacer("{app}", b.Config.App)
+			if strings.HasPrefix(r.Version, "14") { // without MERGE and security_invoker
+				f.open = slices.DeleteFunc(f.open, func(a string) bool {
+					return strings.Contains(a, ": merge, ") || a == "app.paid: view" || a == "app.sums: view"
+				})
+				f.notTried = append(f.notTried, f.notTriedOn14...)
+			}
 			for o, want := range map[verify.Outcome][]string{verify.Broken: f.open, verify.NotTried: f.notTried} {
 				for i := range want {
 					want[i] = fill.Replace(want[i])
