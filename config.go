@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,7 +37,8 @@ const (
 	// GuardDefault refuses what no reset undoes: changes of roles, databases, tablespaces and the server.
 	GuardDefault Guard = "default"
 	// GuardStrict allows only single SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES and TABLE statements that name
-	// no session function. It is a trip-wire against mistakes, not a wall against injected SQL.
+	// no function which changes settings, runs a text or reaches other sessions. It is a trip-wire against mistakes, not a
+	// wall against injected SQL.
 	GuardStrict Guard = "strict"
 )
 
@@ -56,6 +58,9 @@ type Config struct {
 	TenantCase TenantCase
 	// Guard is how much is refused by the look of a statement. Default GuardDefault.
 	Guard Guard
+	// GuardAllow are the first words of statements that GuardStrict lets through as well, such as "savepoint" or "explain". An
+	// error of NewConnector lists all that can be allowed. Default none.
+	GuardAllow []string
 	// Tag puts the tenant into application_name for each transaction, so that pg_stat_activity names it. It costs one
 	// more setting per flight. Default off.
 	Tag bool
@@ -234,6 +239,8 @@ func (c *Config) setOption(name, value string) error {
 		c.TenantCase = TenantCase(value)
 	case "sharded_guard":
 		c.Guard = Guard(value)
+	case "sharded_guard_allow":
+		c.GuardAllow = strings.FieldsFunc(strings.ToLower(value), func(r rune) bool { return r == ',' || r == ' ' })
 	case "sharded_tag", "sharded_verify":
 		if value != "on" && value != "off" {
 			return bad("on or off")
@@ -246,7 +253,8 @@ func (c *Config) setOption(name, value string) error {
 	default:
 		return fmt.Errorf("unknown option %s; the options are sharded_guc, sharded_schema, sharded_cache_size, "+
 			"sharded_cache_ttl, sharded_lookup_timeout, sharded_max_conns, sharded_tenant_share, "+
-			"sharded_tenant_queue, sharded_shard_queue, sharded_acquire_timeout, sharded_tenant_case, sharded_guard, sharded_tag and sharded_verify", name)
+			"sharded_tenant_queue, sharded_shard_queue, sharded_acquire_timeout, sharded_tenant_case, sharded_guard, "+
+			"sharded_guard_allow, sharded_tag and sharded_verify", name)
 	}
 	return nil
 }
@@ -266,6 +274,7 @@ func (c *Config) withDefaults() {
 	if c.Guard == "" {
 		c.Guard = GuardDefault
 	}
+	c.GuardAllow = slices.Clone(c.GuardAllow)
 	if c.CacheSize == 0 {
 		c.CacheSize = 10000
 	}
@@ -308,6 +317,12 @@ func (c *Config) validate() error {
 	}
 	if c.Guard != GuardDefault && c.Guard != GuardStrict {
 		errs = append(errs, fmt.Errorf("guard %q is not default or strict", c.Guard))
+	}
+	if err := backend.CheckGuardWords(c.GuardAllow); err != nil {
+		errs = append(errs, fmt.Errorf("guard allow: %w", err))
+	}
+	if len(c.GuardAllow) > 0 && c.Guard == GuardDefault {
+		errs = append(errs, errors.New("guard allow: only the strict guard asks for it; set sharded_guard=strict"))
 	}
 	if c.CacheSize < 1 || c.MaxConns < 1 || c.TenantQueue < 1 || c.ShardQueue < 1 {
 		errs = append(errs, errors.New("cache size, max conns and queues must be positive"))

@@ -22,7 +22,8 @@ func TestParseDSNTakesItsOptionsOutAndLeavesTheRest(t *testing.T) {
 	t.Parallel()
 	all := shardedpg.Config{
 		GUC: "my.tenant", RegistrySchema: "control", CacheSize: 5, CacheTTL: 3 * time.Second, LookupTimeout: time.Second, MaxConns: 7, TenantShare: 0.25, TenantQueue: 8, ShardQueue: 9, AcquireTimeout: time.Minute,
-		TenantCase: shardedpg.TenantCaseLower, Guard: shardedpg.GuardStrict, Tag: true, SkipVerify: true,
+		TenantCase: shardedpg.TenantCaseLower, Guard: shardedpg.GuardStrict,
+		GuardAllow: []string{"explain", "savepoint"}, Tag: true, SkipVerify: true,
 	}
 	with := func(dsn string) shardedpg.Config { c := all; c.DSN = dsn; return c }
 	for name, c := range map[string]struct {
@@ -38,12 +39,12 @@ func TestParseDSNTakesItsOptionsOutAndLeavesTheRest(t *testing.T) {
 		"an option inside a password": {"host=h password='x sharded_tag=on y'", shardedpg.Config{DSN: "host=h password='x sharded_tag=on y'"}},
 		"all options in a URL": {
 			"postgres://h/d?sharded_guc=my.tenant&application_name=x&sharded_schema=control&sharded_cache_size=5&sharded_cache_ttl=3s" +
-				"&sharded_lookup_timeout=1s&sharded_max_conns=7&sharded_tenant_share=0.25&sharded_tenant_queue=8&sharded_shard_queue=9&sharded_acquire_timeout=1m&sharded_tenant_case=lower&sharded_guard=strict&sharded_tag=on" +
+				"&sharded_lookup_timeout=1s&sharded_max_conns=7&sharded_tenant_share=0.25&sharded_tenant_queue=8&sharded_shard_queue=9&sharded_acquire_timeout=1m&sharded_tenant_case=lower&sharded_guard=strict&sharded_guard_allow=explain,savepoint&sharded_tag=on" +
 				"&sharded_verify=off&sslmode=disable", with("postgres://h/d?application_name=x&sslmode=disable"),
 		},
 		"all options in keywords": {
 			"sharded_guc=my.tenant host=h sharded_schema=control sharded_cache_size=5 sharded_cache_ttl=3s sharded_lookup_timeout=1s " +
-				"sharded_max_conns=7 sharded_tenant_share=0.25 sharded_tenant_queue=8 sharded_shard_queue=9 sharded_acquire_timeout=1m sharded_tenant_case=lower sharded_guard=strict sharded_tag=on sharded_verify=off dbname=d",
+				"sharded_max_conns=7 sharded_tenant_share=0.25 sharded_tenant_queue=8 sharded_shard_queue=9 sharded_acquire_timeout=1m sharded_tenant_case=lower sharded_guard=strict sharded_guard_allow='EXPLAIN, savepoint' sharded_tag=on sharded_verify=off dbname=d",
 			with("host=h dbname=d"),
 		},
 		"explicit defaults": {
@@ -93,13 +94,16 @@ func TestBadDSNsSayWhatIsWrongAndDoNotRepeatThemselves(t *testing.T) {
 func TestNewConnectorReportsAllProblemsAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := shardedpg.NewConnector(shardedpg.Config{
-		GUC: "tenant", TenantCase: "camel", Guard: "paranoid", CacheSize: -1, MaxConns: -1, CacheTTL: -1, TenantShare: 1.5,
+		GUC: "tenant", TenantCase: "camel", Guard: "paranoid", GuardAllow: []string{"explain", "set"}, CacheSize: -1, MaxConns: -1, CacheTTL: -1, TenantShare: 1.5,
 	})
 	for _, want := range []string{
-		"no registry", "tenant setting \"tenant\"", "\"camel\"", "\"paranoid\"", "cache size, max conns and queues", "tenant share 1.5", "durations",
+		"no registry", "tenant setting \"tenant\"", "\"camel\"", "\"paranoid\"", "\"set\" is not among the words that can be allowed: abort, analyze",
+		"cache size, max conns and queues", "tenant share 1.5", "durations",
 	} {
 		require.ErrorContains(t, err, want)
 	}
+	_, err = shardedpg.NewConnector(shardedpg.Config{Store: &memoryStore{}, GuardAllow: []string{"explain"}})
+	require.ErrorContains(t, err, "set sharded_guard=strict")
 	for _, name := range []string{"", "app", "App.tenant", "app.tenant; select", "app.", ".x", "app.te nant", "app.'x", strings.Repeat("a", 60) + ".tenant"} {
 		if name == "" {
 			continue

@@ -14,7 +14,7 @@ import (
 )
 
 // pooled opens a driver instance of its own behind a PgBouncer.
-func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int) *sql.DB {
+func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int, change ...func(*shardedpg.Config)) *sql.DB {
 	t.Helper()
 	store, err := registry.NewStatic(registry.Fleet{
 		Shards: []registry.Shard{{
@@ -23,7 +23,11 @@ func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, co
 		Tenants: []registry.Tenant{{ID: "a", Shard: "s1", Plan: "starter"}, {ID: "b", Shard: "s1", Plan: "growth"}},
 	})
 	require.NoError(t, err)
-	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: conns, TenantShare: 1})
+	cfg := shardedpg.Config{Store: store, MaxConns: conns, TenantShare: 1}
+	for _, change := range change {
+		change(&cfg)
+	}
+	connector, err := shardedpg.NewConnector(cfg)
 	require.NoError(t, err)
 	db := sql.OpenDB(connector)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })

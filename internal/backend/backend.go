@@ -155,6 +155,8 @@ func (b *Backend) End(ctx context.Context, commit bool) (tag string, err error) 
 	if commit {
 		text = "commit"
 	}
+	w.trusted = true
+	defer func() { w.trusted = false }()
 	t, err := b.conn.Conn().Exec(ctx, text)
 	return t.String(), err
 }
@@ -180,6 +182,14 @@ func (b *Backend) OutsideTx(ctx context.Context) error {
 	}
 	w.used.discard = true
 	w.bare = true
+	return b.setForSession(ctx)
+}
+
+// setForSession puts the settings in force for the session.
+func (b *Backend) setForSession(ctx context.Context) error {
+	w := b.wire
+	w.trusted = true
+	defer func() { w.trusted = false }()
 	text, args := w.sessionSettings()
 	return b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err
 }

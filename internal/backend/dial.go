@@ -80,7 +80,7 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 			return nil, &hookError{errors.New("it must not change the database")}
 		}
 	}
-	w := &wire{lanes: &p.lanes, guard: guard{strict: p.cfg.Strict}, stmts: make(map[string]sqllex.Flags)}
+	w := &wire{lanes: &p.lanes, guard: guard{p.cfg.Strict, p.cfg.Allow}, verdicts: p.verdicts, stmts: make(map[string]sqllex.Verdict)}
 	if defaults {
 		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(s.TimeoutMS, 10)
 		cc.RuntimeParams["work_mem"] = strconv.Itoa(s.WorkMemKB) + "kB"

@@ -15,7 +15,7 @@ type TestWire struct{ w *wire }
 func NewTestWire(r io.Reader, out io.Writer, tenant string) *TestWire {
 	return &TestWire{&wire{
 		r: r, w: out, on: true, proto: newProtocol(rls.DefaultGUC, named), set: rls.Settings{Tenant: tenant, WorkMemKB: 4096},
-		stmts: make(map[string]sqllex.Flags), lanes: new(laneCounters), status: 'I', owner: "another",
+		stmts: make(map[string]sqllex.Verdict), verdicts: sqllex.NewCache(), lanes: new(laneCounters), status: 'I', owner: "another",
 	}}
 }
 

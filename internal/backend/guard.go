@@ -2,6 +2,9 @@ package backend
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -19,19 +22,34 @@ var (
 // guard is how much the driver refuses by the look of a statement.
 type guard struct {
 	strict bool
+	allow  []string // first words that strict lets through beside queries and data changes
+}
+
+// CheckGuardWords fails for words that the strict guard cannot be told to allow.
+func CheckGuardWords(words []string) error {
+	for _, word := range words {
+		if !sqllex.CanAllow(word) {
+			return fmt.Errorf("%q is not among the words that can be allowed: %s", word, strings.Join(sqllex.Allowable(), ", "))
+		}
+	}
+	return nil
 }
 
 // refusal says why message m must not be sent, or nil.
-func (w *wire) refusal(m []byte, flags sqllex.Flags) error {
+func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
+	flags := v.Flags
 	switch {
-	case w.set.Tenant == "":
+	case w.set.Tenant == "" || w.trusted:
 		return nil
 	case flags&sqllex.ClusterWide != 0:
 		return reason{ErrStatementRefused, "it changes roles, databases, tablespaces or the server for every tenant; " +
 			"run it through ShardDB"}
-	case w.guard.strict && flags&(sqllex.StrictRefused|sqllex.Unterminated) != 0:
-		return reason{ErrStatementRefused, "sharded_guard=strict allows single SELECT, INSERT, UPDATE, DELETE, MERGE, " +
-			"WITH, VALUES and TABLE statements without session functions; run it through ShardDB or use the default guard"}
+	case w.guard.strict:
+		if found := w.found(m, v.Strict); found != "" {
+			return reason{ErrStatementRefused, "sharded_guard=strict: it " + found}
+		}
+	}
+	switch {
 	case w.set.ReadOnly && flags&sqllex.Writes != 0:
 		return reason{ErrTenantReadOnly, "make the tenant active in the registry before writing"}
 	case w.pooled && m[0] == 'B' && unnamedBind(m) && !w.fronted():
@@ -46,15 +64,66 @@ func (w *wire) refusal(m []byte, flags sqllex.Flags) error {
 	return nil
 }
 
+// found is what the strict guard has against message m, in words; empty if nothing.
+func (w *wire) found(m []byte, f sqllex.Finding) string {
+	switch m[0] {
+	case 'F':
+		return "calls a function by its number; call it in a SELECT"
+	case 'B':
+		if _, known := w.stmts[boundStatement(m)]; !known {
+			return "runs a prepared statement that was not prepared on this connection by the program; prepare it first"
+		}
+	}
+	return w.guard.finds(f)
+}
+
+const elsewhere = "run it through ShardDB, or use the default guard"
+
+func (g *guard) finds(f sqllex.Finding) string {
+	if f.Why == sqllex.OfExplained && !slices.Contains(g.allow, "explain") {
+		f = sqllex.Finding{Why: sqllex.OfVerb, Word: "explain"}
+	}
+	does := "starts with "
+	switch f.Why {
+	case sqllex.OfExplained:
+		does = "explains "
+		fallthrough
+	case sqllex.OfVerb:
+		switch {
+		case slices.Contains(g.allow, f.Word):
+			return ""
+		case f.Word == "":
+			return does + "none of SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES and TABLE; " + elsewhere
+		case sqllex.CanAllow(f.Word):
+			return does + strings.ToUpper(f.Word) + "; allow that with sharded_guard_allow=" + f.Word + ", " + elsewhere
+		}
+		return does + strings.ToUpper(f.Word) + ", which cannot be allowed; " + elsewhere
+	case sqllex.OfName:
+		return "names " + f.Word + ", which reaches around the guard; " + elsewhere
+	case sqllex.OfUnicode:
+		return "has a U& form, which can spell any name; write the characters themselves"
+	case sqllex.OfSeveral:
+		return "holds several statements; send them one by one"
+	case sqllex.OfNUL:
+		return "holds a NUL byte, behind which the server does not read; take it out"
+	case sqllex.OfOpen:
+		return "ends inside a string, a quoted name or a comment; close it"
+	}
+	return ""
+}
+
 // fronted reports whether the segment that is being written already has a prologue in front: then the unnamed statement of
 // the Bind was parsed after it.
 func (w *wire) fronted() bool {
 	return len(w.segments) > 0 && w.segments[len(w.segments)-1].fronted
 }
 
-func unnamedBind(m []byte) bool {
+func unnamedBind(m []byte) bool { return boundStatement(m) == "" }
+
+// boundStatement is the name of the statement that a Bind is for.
+func boundStatement(m []byte) string {
 	_, rest := cutString(m[5:])
-	return len(cstring(rest)) == 0
+	return string(cstring(rest))
 }
 
 // refuse answers a write in the server's place, so that pgx and the connection stay usable: one error, then

@@ -13,22 +13,21 @@ import (
 
 // classify says what a message makes the server run. Parse and Query carry the text; Bind names a statement whose text
 // was seen when it was parsed.
-func (w *wire) classify(m []byte) (sqllex.Flags, []byte) {
+func (w *wire) classify(m []byte) (sqllex.Verdict, []byte) {
 	switch m[0] {
 	case 'Q':
 		text := cstring(m[5:])
-		return sqllex.ScanBytes(text).Flags, text
+		return w.verdicts.Scan(text), text
 	case 'P':
 		name, rest := cutString(m[5:])
 		text := cstring(rest)
-		flags := sqllex.ScanBytes(text).Flags
-		w.stmts[string(name)] = flags
-		return flags, text
+		v := w.verdicts.Scan(text)
+		w.stmts[string(name)] = v
+		return v, text
 	case 'B':
-		_, rest := cutString(m[5:])
-		return w.stmts[string(cstring(rest))], nil
+		return w.stmts[boundStatement(m)], nil
 	}
-	return sqllex.Plain, nil
+	return sqllex.Verdict{Flags: sqllex.Plain}, nil
 }
 
 // cutString returns the zero-terminated string at the start of b, and what follows it.
@@ -63,7 +62,7 @@ func parsesNext(rest []byte) bool {
 // closers counts the messages in p that the server would answer with ReadyForQuery.
 func closers(p []byte) (n int) {
 	for len(p) >= 5 {
-		if p[0] == 'S' || p[0] == 'Q' {
+		if p[0] == 'S' || p[0] == 'Q' || p[0] == 'F' {
 			n++
 		}
 		size := 1 + int(binary.BigEndian.Uint32(p[1:]))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sharded-pg/sharded-pg/internal/sqllex"
 	"github.com/sharded-pg/sharded-pg/rls"
 )
 
@@ -31,6 +32,7 @@ type Config struct {
 	GUC            string
 	MaxOpen        int // connections, idle and used, over all keys
 	Strict         bool
+	Allow          []string // first words that the strict guard lets through, see CheckGuardWords
 	Verify         bool
 	ConnectTimeout time.Duration
 	MaxLifetime    time.Duration
@@ -60,6 +62,7 @@ type Stats struct {
 type Pool struct {
 	cfg            Config
 	named, unnamed *protocol
+	verdicts       *sqllex.Cache
 	pooled         atomic.Bool // a pooler was seen in front of this shard
 	lanes          laneCounters
 	connects       atomic.Int64
@@ -81,7 +84,7 @@ var ErrClosed = errors.New("connector closed")
 
 // NewPool returns the pool of a shard. It connects when the first connection is needed.
 func NewPool(cfg Config) *Pool {
-	p := &Pool{cfg: cfg, named: newProtocol(cfg.GUC, named), unnamed: newProtocol(cfg.GUC, unnamed)}
+	p := &Pool{cfg: cfg, named: newProtocol(cfg.GUC, named), unnamed: newProtocol(cfg.GUC, unnamed), verdicts: sqllex.NewCache()}
 	p.breaker = newBreaker(func(down error) {
 		if down != nil {
 			go p.Flush() // connections of before would take their statements into the same hole

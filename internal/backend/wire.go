@@ -23,15 +23,17 @@ type wire struct {
 
 	on, whole bool      // connected and verified (before, bytes pass as they are); and whatever pgx writes comes here
 	proto     *protocol // nil until on
+	verdicts  *sqllex.Cache
 
 	// What the lease wants.
-	slot   Slot // told when something runs; may be nil
-	set    rls.Settings
-	bare   bool      // nothing is put in front: the settings are in force for the session, which will not be reused
-	begin  beginText // waits for the first statement
-	inTx   bool      // between a deferred BEGIN and its end: transaction control by the caller breaks the transaction
-	guard  guard
-	pooled bool
+	slot    Slot // told when something runs; may be nil
+	set     rls.Settings
+	bare    bool      // nothing is put in front: the settings are in force for the session, which will not be reused
+	begin   beginText // waits for the first statement
+	inTx    bool      // between a deferred BEGIN and its end: transaction control by the caller breaks the transaction
+	guard   guard
+	trusted bool // what is sent is the driver's, and no business of the guard's
+	pooled  bool
 	// joins: a Query becomes part of the transaction of the messages in front of it, and with a single statement in it nobody
 	// ends that: not the Query, which finds a transaction of several messages, and not the Sync, which finds nothing begun
 	// (PostgreSQL 18; until 17 the Query ended it). What was reported as done would be lost. Several statements end it.
@@ -47,7 +49,7 @@ type wire struct {
 	armedMS int64  // with this statement_timeout
 	dirty   bool   // something not plain ran in the open transaction
 	rearm   bool   // the settings may have been changed since they were armed
-	stmts   map[string]sqllex.Flags
+	stmts   map[string]sqllex.Verdict
 	lanes   *laneCounters
 	began   bool     // the deferred BEGIN was acknowledged
 	brokeTx bool     // the caller ended or replaced the driver's transaction with SQL of its own
@@ -169,8 +171,9 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 		seg := &w.segments[len(w.segments)-1]
 		switch m[0] {
 		case 'P', 'B', 'D', 'E', 'F', 'Q':
-			flags, text := w.classify(m)
-			if err := w.refusal(m, flags); err != nil {
+			verdict, text := w.classify(m)
+			flags := verdict.Flags
+			if err := w.refusal(m, verdict); err != nil {
 				w.open = false
 				return out, answers + closers(p[len(p)-len(rest)-n:]), err
 			}

@@ -51,10 +51,13 @@ func unwrap(conn net.Conn) net.Conn {
 // ErrReset: the reset in front of Raw failed. Nothing of the caller's was sent, and the backend cannot be used.
 var ErrReset = errors.New("the reset of a connection failed")
 
+var errUnguarded = errors.New("batches on a TLS connection pass the strict guard by")
+
 // Raw is the pgx connection under the backend, for the caller's own use. The backend is closed afterwards. A reset that is
 // due runs here and now, until the deadline: nobody could tell its error from one of the caller's later. For the same reason
 // the prologue brings its text from now on: pgx's DeallocateAll, or a function that hides one, would take the prepared one
-// away. Where a batch could be written past the wire, the settings are put in force for the session first.
+// away. Where a batch could be written past the wire, the settings are put in force for the session first; the strict guard,
+// which would not see it, gives no such connection away.
 func (b *Backend) Raw(ctx context.Context, deadline time.Time) (*pgx.Conn, error) {
 	// Behind a pooler the next flight may meet another server connection, and brings its own reset.
 	if w := b.wire; !w.pooled && w.resetDue() && w.status == 'I' && !b.pg.IsBusy() {
@@ -62,10 +65,12 @@ func (b *Backend) Raw(ctx context.Context, deadline time.Time) (*pgx.Conn, error
 			return nil, ErrReset
 		}
 	}
+	if !b.wire.whole && b.wire.guard.strict {
+		return nil, errUnguarded
+	}
 	b.raw, b.wire.anew = true, true
 	if !b.wire.whole && b.wire.status != 'E' {
-		text, args := b.wire.sessionSettings()
-		if err := b.pg.ExecParams(ctx, text, args, nil, nil, nil).Read().Err; err != nil {
+		if err := b.setForSession(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -55,10 +55,8 @@ const (
 	// ClusterWide means: any statement is CREATE, ALTER or DROP of a role, database or
 	// tablespace, or ALTER SYSTEM. No reset of a session undoes these.
 	ClusterWide
-	// StrictRefused means: the strict guard refuses the text: it starts with anything
-	// but a query, a data change, transaction control or a savepoint, holds a
-	// second statement, an unterminated token, a U& form or a NUL byte, or names
-	// a function that reaches around the guard.
+	// StrictRefused means: the strict guard has something against the text, which
+	// [Verdict].Strict names.
 	StrictRefused
 	// Unterminated means: the text ends inside a string, quoted identifier or comment.
 	Unterminated
@@ -70,6 +68,9 @@ type Verdict struct {
 	// FirstEnd is the offset just past the semicolon that ends the first
 	// statement, or the length of the text if none does.
 	FirstEnd int
+	// Strict is what the strict guard has against the text, if no first word is
+	// allowed beside queries and data changes.
+	Strict Finding
 }
 
 // Has reports whether all flags of f are set.
@@ -83,12 +84,12 @@ func Scan(sql string) Verdict {
 	if i := strings.IndexByte(sql, 0); i >= 0 {
 		// The server stops reading here.
 		text = sql[:i]
-		s.flags |= StrictRefused
+		s.refuse(OfNUL, "")
 		s.sticky = true
 	}
 	s.lexer.src = text
 	s.run()
-	v := Verdict{Flags: s.flags, FirstEnd: s.firstEnd}
+	v := Verdict{Flags: s.flags, FirstEnd: s.firstEnd, Strict: s.found}
 	if v.FirstEnd == 0 {
 		v.FirstEnd = len(sql)
 	}
@@ -128,6 +129,10 @@ type statement struct {
 	query    bool // SELECT, VALUES or TABLE seen outside parentheses
 	dataInto bool // the last INSERT or MERGE was a verb, so INTO behind it is its own
 	copyFrom bool
+
+	verb    string // the first word, where the strict guard may have to name it
+	explain bool   // the first word was EXPLAIN, and what it explains has yet to come
+	options bool   // inside the options of EXPLAIN
 }
 
 type scanner struct {
@@ -135,6 +140,7 @@ type scanner struct {
 	stmt  statement
 
 	flags      Flags
+	found      Finding
 	statements int
 	sticky     bool // something that Plain excludes was seen anywhere
 	firstEnd   int  // 0 while no semicolon ended the first statement
@@ -155,14 +161,16 @@ func (s *scanner) run() {
 	}
 	s.finish(0)
 	if s.lexer.unterminated {
-		s.flags |= Unterminated | StrictRefused
+		s.flags |= Unterminated
+		s.refuse(OfOpen, "")
 		s.sticky = true
 	}
 	switch {
 	case s.statements == 0:
 		s.flags |= Empty | Plain
 	case s.statements > 1:
-		s.flags |= Multi | StrictRefused
+		s.flags |= Multi
+		s.refuse(OfSeveral, "")
 		s.sticky = true
 	}
 	if s.sticky {
@@ -183,7 +191,7 @@ func (s *scanner) token(tok token) {
 		}
 	case tokUnicode:
 		// Escapes could spell any name.
-		s.flags |= StrictRefused
+		s.refuse(OfUnicode, "")
 		s.sticky = true
 	case tokOpen:
 		st.depth++
@@ -191,6 +199,12 @@ func (s *scanner) token(tok token) {
 		st.depth = max(st.depth-1, 0)
 	}
 	if st.tokens > 0 || tok != tokOpen { // parentheses in front are skipped
+		if st.explain {
+			s.explained(tok, w)
+		}
+		if st.tokens == 0 && tok == tokWord && (w < wSelect || w > wWith) {
+			st.verb, st.explain = verb(s.lexer.text()), w == wExplain
+		}
 		if st.tokens < headLen {
 			st.head[st.tokens] = w
 		}
@@ -210,12 +224,12 @@ func (s *scanner) inner(w word) {
 	st := &s.stmt
 	switch w {
 	case wStickyRefused:
-		s.flags |= StrictRefused
+		s.refuse(OfName, barred(s.lexer.text()))
 		s.sticky = true
 	case wSticky:
 		s.sticky = true
 	case wRefused:
-		s.flags |= StrictRefused
+		s.refuse(OfName, barred(s.lexer.text()))
 	case wSelect, wValues, wTable:
 		st.query = st.query || st.depth == 0
 	case wInsert, wMerge:
@@ -263,6 +277,9 @@ func (s *scanner) finish(end int) {
 			f &^= Begin | End | SetTransaction | Writes | Plain
 		}
 		s.flags |= f
+		if f&StrictRefused != 0 {
+			s.refuse(OfVerb, s.stmt.verb)
+		}
 	}
 	s.stmt = statement{}
 }
@@ -275,12 +292,10 @@ func (st *statement) flags() Flags {
 		return Plain
 	case wInsert, wUpdate, wDelete, wMerge:
 		return Plain | Writes
-	case wSavepoint, wRelease:
-		return Plain
-	case wShow, wFetch, wMove:
+	case wSavepoint, wRelease, wShow, wFetch, wMove:
 		return Plain | StrictRefused
 	case wBegin, wStart:
-		return Plain | TxControl | Begin
+		return Plain | TxControl | Begin | StrictRefused
 	case wCommit, wEnd, wAbort, wRollback:
 		return st.endFlags()
 	case wPrepare:
@@ -319,15 +334,15 @@ func (st *statement) endFlags() Flags {
 	for _, w := range st.head[1:] {
 		switch w {
 		case wTo:
-			return Plain | RollbackTo
+			return Plain | RollbackTo | StrictRefused
 		case wPrepared:
 			return TxControl | StrictRefused
 		case wAnd:
 			// AND CHAIN starts a transaction without the settings of the first.
-			return TxControl | End
+			return TxControl | End | StrictRefused
 		}
 	}
-	return Plain | TxControl | End
+	return Plain | TxControl | End | StrictRefused
 }
 
 func (st *statement) setFlags() Flags {

@@ -39,10 +39,12 @@ const (
 	wAlter
 	wDrop
 	wCopy
+	wExplain
 	wWriter // TRUNCATE, GRANT, VACUUM …: writes, and nothing more is asked about it
 
 	// Words inside a statement.
 	wAll
+	wAnalyze // ANALYZE, ANALYSE
 	wAnd
 	wAtomic
 	wClusterObject // ROLE, GROUP, DATABASE, TABLESPACE
@@ -63,6 +65,7 @@ const (
 	wTransaction
 	wTxSetting // transaction_isolation and its like
 	wUser
+	wVerbose
 
 	// Functions and views, also when quoted.
 	wSticky        // may leave session state or run SQL that does: not Plain
@@ -136,8 +139,12 @@ func lookup(name []byte) word {
 	case "truncate", "grant", "revoke", "comment", "reindex", "refresh", "vacuum",
 		"cluster", "security", "import", "reassign":
 		return wWriter
+	case "explain":
+		return wExplain
 	case "all":
 		return wAll
+	case "analyze", "analyse":
+		return wAnalyze
 	case "and":
 		return wAnd
 	case "atomic":
@@ -178,6 +185,8 @@ func lookup(name []byte) word {
 		return wTxSetting
 	case "user":
 		return wUser
+	case "verbose":
+		return wVerbose
 
 	// Settings, directly or through the view's update rule.
 	case "set_config", "pg_settings",
@@ -210,11 +219,27 @@ func lookup(name []byte) word {
 		"pg_try_advisory_xact_lock", "pg_try_advisory_xact_lock_shared",
 		"pg_terminate_backend", "pg_cancel_backend", "pg_notify", "pg_logical_emit_message",
 		"pg_export_snapshot", "pg_stat_get_activity", "pg_stat_get_backend_activity",
-		"pg_lock_status", "pg_prepared_statement", "pg_cursor", "pg_prepared_xact", "lastval":
+		"pg_lock_status", "pg_prepared_statement", "pg_cursor", "pg_prepared_xact", "lastval",
+		// The views of these functions.
+		"pg_stat_activity", "pg_stat_replication", "pg_stat_ssl", "pg_stat_gssapi",
+		"pg_locks", "pg_prepared_statements", "pg_cursors", "pg_prepared_xacts":
 		return wRefused
 	}
-	if len(name) >= len("dblink") && string(name[:len("dblink")]) == "dblink" {
+	if isDblink(name) {
 		return wStickyRefused
 	}
 	return wOther
+}
+
+// isDblink reports whether name begins like all functions of that extension.
+func isDblink(name []byte) bool {
+	return len(name) >= len("dblink") && string(name[:len("dblink")]) == "dblink"
+}
+
+// barred is the name that a refusal gives. Only dblink has names that are not listed here.
+func barred(name []byte) string {
+	if isDblink(name) {
+		return "dblink"
+	}
+	return string(name)
 }
