@@ -1,6 +1,9 @@
 # Targets for developers. script/test is the one command that needs nothing but Go.
 GOLANGCI_VERSION := v2.12.2
 GOLANGCI := .bin/golangci-lint-$(GOLANGCI_VERSION)
+TENANTLINT := .bin/tenantlint
+# Recipes and the suite show what ShardDB and SwitchTenant are for.
+TENANTLINT_ALLOW := github.com/sharded-pg/sharded-pg/examples/...,github.com/sharded-pg/sharded-pg/conformance
 MODULES := $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*/*' -not -path '*/testdata/*'))
 FUZZTIME ?= 30s
 HAMMERTIME ?= 10m
@@ -23,9 +26,11 @@ check: ## what must pass before a commit: format, vet, lint, short tests
 fmt: $(GOLANGCI) ## format all modules
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(GOLANGCI) fmt --config $(CURDIR)/.golangci.yml) || exit 1; done
 
-lint: $(GOLANGCI) ## run golangci-lint on all modules
+lint: $(GOLANGCI) ## run golangci-lint and tenantlint on all modules
 	@for m in $(MODULES); do echo "lint $$m"; \
 		(cd $$m && $(CURDIR)/$(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+	@cd cmd/tenantlint && go build -o $(CURDIR)/$(TENANTLINT) .
+	@go vet -vettool=$(CURDIR)/$(TENANTLINT) -allow=$(TENANTLINT_ALLOW) work
 
 vet: ## run go vet on all modules
 	go vet work

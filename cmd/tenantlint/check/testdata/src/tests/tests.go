@@ -1,0 +1,2 @@
+// Package tests has a test that does without a tenant on purpose.
+package tests
