@@ -247,7 +247,8 @@ func TestStrictAllowsTheFirstWordsItIsTold(t *testing.T) {
 // What the driver sends for itself is no business of the guard's.
 func TestStrictLeavesTheDriverItsOwnStatements(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, fleetOptions{config: strictly("call"), schema: []string{hiddenSQL,
+	f := newFleet(t, fleetOptions{config: strictly("call"), schema: []string{
+		hiddenSQL,
 		"create procedure commits() language plpgsql as $$ begin insert into probe values ('first', 1); commit; " +
 			"insert into probe select 'second', count(*) from orders; end $$",
 	}})

@@ -58,7 +58,7 @@ func TestItRunsAloneAndUnderGoVet(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.Command(c.args[0], c.args[1:]...) //nolint:gosec // the words are the table's
+			cmd := exec.Command(c.args[0], c.args[1:]...)
 			cmd.Dir = dir
 			cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
 			out, err := cmd.CombinedOutput()

@@ -70,7 +70,7 @@ func (w *wire) found(m []byte, f sqllex.Finding) string {
 	case 'F':
 		return "calls a function by its number; call it in a SELECT"
 	case 'B':
-		if _, known := w.stmts[boundStatement(m)]; !known {
+		if _, known := w.stmts[string(boundStatement(m))]; !known {
 			return "runs a prepared statement that was not prepared on this connection by the program; prepare it first"
 		}
 	}
@@ -118,12 +118,12 @@ func (w *wire) fronted() bool {
 	return len(w.segments) > 0 && w.segments[len(w.segments)-1].fronted
 }
 
-func unnamedBind(m []byte) bool { return boundStatement(m) == "" }
+func unnamedBind(m []byte) bool { return len(boundStatement(m)) == 0 }
 
 // boundStatement is the name of the statement that a Bind is for.
-func boundStatement(m []byte) string {
+func boundStatement(m []byte) []byte {
 	_, rest := cutString(m[5:])
-	return string(cstring(rest))
+	return cstring(rest)
 }
 
 // refuse answers a write in the server's place, so that pgx and the connection stay usable: one error, then

@@ -25,7 +25,7 @@ func (w *wire) classify(m []byte) (sqllex.Verdict, []byte) {
 		w.stmts[string(name)] = v
 		return v, text
 	case 'B':
-		return w.stmts[boundStatement(m)], nil
+		return w.stmts[string(boundStatement(m))], nil
 	}
 	return sqllex.Verdict{Flags: sqllex.Plain}, nil
 }

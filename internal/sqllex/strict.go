@@ -17,19 +17,19 @@ type Finding struct {
 type Why uint8
 
 const (
-	// OfVerb: it starts with something else than a query or a data change.
+	// OfVerb means: it starts with something else than a query or a data change.
 	OfVerb Why = iota + 1
-	// OfExplained: it starts with EXPLAIN, and what that runs is neither a query nor a data change.
+	// OfExplained means: it starts with EXPLAIN, and what that runs is neither a query nor a data change.
 	OfExplained
-	// OfName: it names a function or view that reaches around the guard.
+	// OfName means: it names a function or view that reaches around the guard.
 	OfName
-	// OfUnicode: it has a U& form, which could spell any name.
+	// OfUnicode means: it has a U& form, which could spell any name.
 	OfUnicode
-	// OfSeveral: it holds more than one statement.
+	// OfSeveral means: it holds more than one statement.
 	OfSeveral
-	// OfNUL: it holds a NUL byte, where the server stops reading.
+	// OfNUL means: it holds a NUL byte, where the server stops reading.
 	OfNUL
-	// OfOpen: it ends inside a string, a quoted name or a comment.
+	// OfOpen means: it ends inside a string, a quoted name or a comment.
 	OfOpen
 )
 

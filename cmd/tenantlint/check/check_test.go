@@ -22,7 +22,8 @@ func TestFindingsAreThoseOfTheExamples(t *testing.T) {
 		"by default":   {check.Config{Allow: []string{"other", "adm", "admin/x/..."}}, nil, []string{"handlers", "handles", "plain", "libraries", "admin"}},
 		"with unknown": {check.Config{Unknown: true}, nil, []string{"everything"}},
 		"with flags": {
-			check.Config{}, map[string]string{"packages": "some/thing,every*", "allow": "admin,allowed/...", "with-tests": "true"},
+			check.Config{},
+			map[string]string{"packages": "some/thing,every*", "allow": "admin,allowed/...", "with-tests": "true"},
 			[]string{"everything", "allowed/below", "tests"},
 		},
 	} {

@@ -27,7 +27,7 @@ func TestThePluginTakesTheSettingsOfGolangciLint(t *testing.T) {
 			t.Errorf("-%s is %q", flag, got)
 		}
 	}
-	if _, err := build(map[string]any{"unknwon": true}); err == nil {
+	if _, err := build(map[string]any{"unknown setting": true}); err == nil {
 		t.Error("an unknown setting was taken")
 	}
 	if _, err := build(nil); err != nil {
