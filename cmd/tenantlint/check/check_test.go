@@ -12,7 +12,16 @@ import (
 	"github.com/sharded-pg/sharded-pg/cmd/tenantlint/check"
 )
 
+// readsSources skips a test that reads the sources of all that the examples import, the standard library's included.
+func readsSources(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes a while")
+	}
+}
+
 func TestFindingsAreThoseOfTheExamples(t *testing.T) {
+	readsSources(t)
 	t.Parallel()
 	for name, c := range map[string]struct {
 		cfg   check.Config
@@ -46,6 +55,7 @@ type silent struct{ errors []string }
 func (s *silent) Errorf(format string, _ ...any) { s.errors = append(s.errors, format) }
 
 func TestTestsAreLeftAloneUnlessAskedFor(t *testing.T) {
+	readsSources(t)
 	t.Parallel()
 	var s silent
 	for _, result := range analysistest.Run(&s, analysistest.TestData(), check.New(&check.Config{}), "tests") {
