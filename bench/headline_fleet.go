@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -111,7 +112,7 @@ func (c headlineCounts) since(before headlineCounts) headlineCounts {
 func (h *headline) plain(o headlineOptions) (*headlinePeer, error) {
 	var peers []*plain
 	for _, f := range h.shards {
-		p, err := openPlain(context.Background(), peerConfig{ //nolint:forbidigo // opens nothing yet
+		p, err := openPlain(context.Background(), peerConfig{
 			name: limitPeer, dsn: f.server.DSN(benchRole, benchDatabase), concurrency: o.conns, conns: o.conns, tenants: []string{f.wide},
 		})
 		if err != nil {
@@ -175,20 +176,8 @@ func (h *headline) sharded(o headlineOptions) (*headlinePeer, error) {
 // verifyWrites compares what each tenant was told with what its rows hold.
 func (h *headline) verifyWrites(ctx context.Context) error {
 	for s, f := range h.shards {
-		rows, err := f.admin.QueryContext(ctx, "select tenant_id, sum(total)::bigint from orders group by 1")
+		got, err := sums(ctx, f.admin)
 		if err != nil {
-			return err
-		}
-		got := map[string]int64{}
-		for rows.Next() {
-			var id string
-			var sum int64
-			if err := rows.Scan(&id, &sum); err != nil {
-				return err
-			}
-			got[id] = sum
-		}
-		if err := rows.Err(); err != nil {
 			return err
 		}
 		for n := s; n < len(h.writes); n += headlineShards {
@@ -198,4 +187,23 @@ func (h *headline) verifyWrites(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sums are those of each tenant's rows.
+func sums(ctx context.Context, admin *sql.DB) (map[string]int64, error) {
+	rows, err := admin.QueryContext(ctx, "select tenant_id, sum(total)::bigint from orders group by 1")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	got := map[string]int64{}
+	for rows.Next() {
+		var id string
+		var sum int64
+		if err := rows.Scan(&id, &sum); err != nil {
+			return nil, err
+		}
+		got[id] = sum
+	}
+	return got, rows.Err()
 }
