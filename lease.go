@@ -234,7 +234,7 @@ func routeError(err error, tenant string) error {
 
 func slotRequest(tenant string, r *resolver.Route) limits.Request {
 	p := &r.Plan
-	return limits.Request{Tenant: tenant, Plan: p.Name, Conns: p.MaxConns, Weight: p.Weight, Rate: p.Rate}
+	return limits.Request{Tenant: tenant, Plan: p.Name, Conns: p.MaxConns, Weight: p.Weight, Rate: p.Rate, Burst: p.Burst}
 }
 
 func slotError(err error, tenant, shard string) error {

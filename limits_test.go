@@ -119,6 +119,26 @@ func TestARateIsRefusedBeforeAnySQLAndNeverInsideATransaction(t *testing.T) {
 	}
 }
 
+func TestABurstFollowsThePlanWhileAProgramRuns(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{routes: func(_ *fleet, routes map[string]*resolver.Route) {
+		routes[tenantA].Plan.Rate, routes[tenantA].Plan.Burst = 0.01, 5
+	}})
+	allowed := func() (n int) {
+		for {
+			if _, err := f.db.ExecContext(f.a, "select 1"); err != nil {
+				require.ErrorIs(t, err, shardedpg.ErrRateLimited)
+				return n
+			}
+			n++
+		}
+	}
+	require.Equal(t, 5, allowed(), "in the time of this test there is the burst and no more")
+	f.requireNotes(f.b, f.db, notesOfB)
+	f.store.set(tenantA, func(r *resolver.Route) { r.Plan.Rate, r.Plan.Burst = 10_000, 3 })
+	require.Eventually(t, func() bool { return allowed() > 0 }, time.Second, time.Millisecond)
+}
+
 func TestATenantThatWaitsForItselfIsToldSo(t *testing.T) {
 	t.Parallel()
 	for name, hold := range map[string]func(f *fleet) (release func()){

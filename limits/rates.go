@@ -14,11 +14,15 @@ import (
 type Statement struct {
 	Tenant  string
 	Rate    float64 // statements per second
+	Burst   int     // of them at once after a quiet time; 0 for the default, see Most
 	Started bool    // inside a transaction or on a held connection: counted, never refused
 }
 
-// Burst is how many statements may come at once after a quiet time: those of two seconds, and at least one.
-func (s Statement) Burst() int {
+// Most is how many statements may come at once after a quiet time: Burst, or else those of two seconds, and at least one.
+func (s Statement) Most() int {
+	if s.Burst > 0 {
+		return min(s.Burst, math.MaxInt32)
+	}
 	const seconds = 2
 	return int(min(max(math.Ceil(s.Rate*seconds), 1), math.MaxInt32))
 }
@@ -42,7 +46,7 @@ type LocalRates struct {
 var _ RateLimiter = (*LocalRates)(nil)
 
 // NewLocalRates returns a limiter with the buckets of the tenants seen last. A tenant that is crowded out begins again with
-// a full bucket, which two seconds without a statement would have given it as well.
+// a full bucket, which a quiet time would have given it as well.
 func NewLocalRates(tenants int) *LocalRates {
 	buckets, err := lru.New[string, *rate.Limiter](tenants)
 	if err != nil {
@@ -68,18 +72,20 @@ func (l *LocalRates) Take(_ context.Context, s Statement) time.Duration {
 	return max(wait, time.Millisecond)
 }
 
-// bucket returns the tenant's bucket with the rate in force that the statement brings.
+// bucket returns the tenant's bucket with the limits in force that the statement brings.
 func (l *LocalRates) bucket(s Statement) *rate.Limiter {
 	b, ok := l.buckets.Get(s.Tenant)
 	if !ok {
-		b = rate.NewLimiter(rate.Limit(s.Rate), s.Burst())
+		b = rate.NewLimiter(rate.Limit(s.Rate), s.Most())
 		if before, found, _ := l.buckets.PeekOrAdd(s.Tenant, b); found {
 			b = before
 		}
 	}
 	if b.Limit() != rate.Limit(s.Rate) {
 		b.SetLimit(rate.Limit(s.Rate))
-		b.SetBurst(s.Burst())
+	}
+	if most := s.Most(); b.Burst() != most {
+		b.SetBurst(most)
 	}
 	return b
 }

@@ -63,6 +63,54 @@ func TestStatementsOnAHeldSlotArePaidForByTheNextAcquire(t *testing.T) {
 	})
 }
 
+func TestABurstOfItsOwnFollowsThePlan(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, r := rated(1, 10)
+		allowed := func() (n int) {
+			for {
+				slot, err := s.Acquire(t.Context(), r)
+				if err != nil {
+					require.ErrorIs(t, err, limits.ErrRateLimited)
+					return n
+				}
+				slot.Release()
+				n++
+			}
+		}
+		for _, burst := range []int{3, 50, 0, 1} { // 0: those of two seconds
+			r.Burst = burst
+			allowed()
+			<-time.After(time.Minute) // full, however large it is
+			require.Equal(t, limits.Statement{Rate: 10, Burst: burst}.Most(), allowed())
+		}
+		require.Equal(t, 20, limits.Statement{Rate: 10}.Most())
+		require.Equal(t, 50, limits.Statement{Rate: 10, Burst: 50}.Most())
+		<-time.After(time.Minute)
+		r.Burst = 0
+		require.LessOrEqual(t, allowed(), 1, "what a larger burst adds has to fill first")
+		<-time.After(time.Minute)
+		r.Burst = 1
+		require.Equal(t, 1, allowed(), "what was saved up for a larger burst is gone")
+	})
+}
+
+func TestStatementsOnAHeldSlotKeepTheBurst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, r := rated(2, 10)
+		r.Burst = 100
+		held := acquire(t, s, r)
+		held.Count(t.Context())
+		for range 98 {
+			acquire(t, s, r).Release()
+		}
+		_, err := s.Acquire(t.Context(), r)
+		require.ErrorIs(t, err, limits.ErrRateLimited)
+		held.Release()
+	})
+}
+
 func TestARateFollowsThePlan(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -22,6 +22,7 @@ type tenant struct {
 	name  string
 	plan  *counts
 	rate  float64
+	burst int
 
 	limit, used int
 	weight      int
@@ -42,7 +43,7 @@ type tenant struct {
 
 // reset makes a tenant ready to be another one.
 func (t *tenant) reset() {
-	t.name, t.plan, t.rate = "", nil, 0
+	t.name, t.plan, t.rate, t.burst = "", nil, 0, 0
 	t.limit, t.weight, t.due, t.since, t.pace = 0, 0, 0, time.Time{}, pace{}
 }
 

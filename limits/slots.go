@@ -25,6 +25,7 @@ type Request struct {
 	Conns  int     // slots that the tenant may hold at once, at least 1
 	Weight int     // turns in a round, at least 1
 	Rate   float64 // statements per second; 0 for no limit
+	Burst  int     // see [Statement]
 }
 
 // Slots are the rights to use one connection of a shard each. Safe for concurrent use. Acquire and Release do not allocate
@@ -68,7 +69,7 @@ type Slot struct{ t *tenant }
 // context's error as well if a deadline has passed in the queue.
 func (s *Slots) Acquire(ctx context.Context, r Request) (Slot, error) {
 	if r.Rate > 0 && s.cfg.Rates != nil {
-		if after := s.cfg.Rates.Take(ctx, Statement{Tenant: r.Tenant, Rate: r.Rate}); after > 0 {
+		if after := s.cfg.Rates.Take(ctx, Statement{Tenant: r.Tenant, Rate: r.Rate, Burst: r.Burst}); after > 0 {
 			return Slot{}, s.rateLimited(&r, after)
 		}
 	}
@@ -141,7 +142,7 @@ func (l Slot) Count(ctx context.Context) {
 		return
 	}
 	s.mu.Lock()
-	st := Statement{Tenant: l.t.name, Rate: l.t.rate, Started: true}
+	st := Statement{Tenant: l.t.name, Rate: l.t.rate, Burst: l.t.burst, Started: true}
 	s.mu.Unlock()
 	if st.Rate > 0 {
 		s.cfg.Rates.Take(ctx, st)
@@ -168,7 +169,8 @@ func (s *Slots) tenant(r *Request) *tenant {
 		t.name = r.Tenant
 		s.tenants[r.Tenant] = t
 	}
-	t.rate, t.weight, t.limit = r.Rate, max(r.Weight, 1), min(max(r.Conns, 1), s.share)
+	t.rate, t.burst = r.Rate, r.Burst
+	t.weight, t.limit = max(r.Weight, 1), min(max(r.Conns, 1), s.share)
 	if t.plan == nil || t.plan.name != r.Plan {
 		t.plan = s.counts(r.Plan)
 	}

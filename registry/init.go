@@ -13,8 +13,11 @@ var schemaV1 string
 //go:embed schema_v2.sql
 var schemaV2 string
 
+//go:embed schema_v3.sql
+var schemaV3 string
+
 // migrations bring the registry from version n to n+1. They are only ever appended to.
-var migrations = []string{schemaV1, schemaV2}
+var migrations = []string{schemaV1, schemaV2, schemaV3}
 
 const initLockSQL = `select pg_advisory_xact_lock(hashtextextended('sharded-pg registry ' || $1, 0))`
 
@@ -39,15 +42,16 @@ func (p *Postgres) Init(ctx context.Context) error {
 			if _, err := tx.ExecContext(ctx, p.sql(migrations[v])); err != nil {
 				return fmt.Errorf("to version %d: %w", v+1, err)
 			}
-			if v == 0 {
-				for _, plan := range DefaultPlans() {
-					if _, err := tx.ExecContext(ctx, p.sql(insertPlanSQL), planArgs(plan)...); err != nil {
-						return fmt.Errorf("plan %q: %w", plan.Name, err)
-					}
-				}
-			}
 			if _, err := tx.ExecContext(ctx, p.sql(`insert into {s}.versions (version) values ($1)`), v+1); err != nil {
 				return err
+			}
+		}
+		if version > 0 {
+			return nil
+		}
+		for _, plan := range DefaultPlans() {
+			if _, err := tx.ExecContext(ctx, p.sql(insertPlanSQL), planArgs(plan)...); err != nil {
+				return fmt.Errorf("plan %q: %w", plan.Name, err)
 			}
 		}
 		return nil

@@ -49,10 +49,10 @@ func TestInitMayRunAnywhereAtAnyTime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Equal(t, []int{1, 2}, query[int](t, dsn, `select version from sharded_pg.versions order by version`))
+	require.Equal(t, []int{1, 2, 3}, query[int](t, dsn, `select version from sharded_pg.versions order by version`))
 	require.Equal(t, []string{
-		"enterprise 300000 262144 100 8 5000", "free 5000 4096 2 1 50", "growth 60000 65536 20 4 1000", "starter 30000 16384 5 2 250",
-	}, query[string](t, dsn, `select concat_ws(' ', name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate)
+		"enterprise 300000 262144 100 8 5000 0", "free 5000 4096 2 1 50 0", "growth 60000 65536 20 4 1000 0", "starter 30000 16384 5 2 250 0",
+	}, query[string](t, dsn, `select concat_ws(' ', name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate, burst)
 		from sharded_pg.plans order by name`))
 }
 
@@ -160,6 +160,49 @@ func TestInitUpgradesTheFirstVersion(t *testing.T) {
 	require.Equal(t, map[string]any{"shard": "s1"}, log[1].After)
 	require.Equal(t, "postgres", log[1].Login)
 	require.Len(t, query[string](t, dsn, `select name from sharded_pg.plans`), 1, "an upgrade adds no plans")
+}
+
+func TestInitUpgradesTheSecondVersion(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "registry")
+	database := server.NewDatabase(t)
+	dsn := server.DSN("postgres", database)
+	statements := []string{
+		`create schema sharded_pg`,
+		`create table sharded_pg.versions (version integer primary key, applied_at timestamptz not null default now())`,
+		`insert into sharded_pg.versions (version) values (1), (2)`,
+	}
+	for _, file := range []string{"schema_v1.sql", "schema_v2.sql"} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		statements = append(statements, strings.ReplaceAll(string(text), "{s}", "sharded_pg"))
+	}
+	require.NoError(t, server.Exec(t.Context(), database, append(statements,
+		`insert into sharded_pg.shards (name, dsn) values ('s1', 'host=s1')`,
+		`insert into sharded_pg.plans (name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate) values ('free', 5000, 4096, 2, 1, 7)`,
+		`insert into sharded_pg.tenants (id, shard, model, plan, state, override, override_until)
+		 values ('acme', 's1', 'shared', 'free', 'active', '{"max_conns": 9, "burst": 99}', 'infinity')`)...))
+	store := open(t, dsn, nil)
+	for _, err := range []error{
+		func() error { _, err := store.Lookup(t.Context(), "acme"); return err }(),
+		store.PutPlan(t.Context(), registry.DefaultPlans()[0]),
+	} {
+		require.ErrorIs(t, err, registry.ErrNotInitialized, "a newer program says what to do about an older registry")
+		require.ErrorContains(t, err, "shardedpg registry init")
+	}
+	require.NoError(t, store.Init(t.Context()))
+	route, err := store.Lookup(t.Context(), "acme")
+	require.NoError(t, err)
+	require.Equal(t, 9, route.Plan.MaxConns)
+	require.EqualValues(t, 7, route.Plan.Rate)
+	require.Equal(t, 99, route.Plan.Burst)
+	plans, err := store.ListPlans(t.Context())
+	require.NoError(t, err)
+	require.Len(t, plans, 1)
+	require.Zero(t, plans[0].Burst, "two seconds of the rate, as before")
+	// Programs of version 2 go on: what they read and write names its columns.
+	require.NoError(t, server.Exec(t.Context(), database,
+		`insert into sharded_pg.plans (name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate) values ('old', 5000, 4096, 2, 1, 7)`))
 }
 
 func TestOptionsAreChecked(t *testing.T) {

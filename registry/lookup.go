@@ -12,7 +12,7 @@ import (
 )
 
 const lookupSQL = `select t.database, t.model, t.schema, t.role, t.state, t.epoch, s.name, s.dsn,
-       p.name, p.statement_timeout_ms, p.work_mem_kb, p.max_conns, p.weight, p.rate,
+       p.name, p.statement_timeout_ms, p.work_mem_kb, p.max_conns, p.weight, p.rate, p.burst,
        case when t.override_until > now() then t.override::text end
   from {s}.tenants t
   join {s}.shards s on s.name = t.shard
@@ -32,7 +32,7 @@ func (p *Postgres) Lookup(ctx context.Context, tenant string) (*resolver.Route, 
 			&route.Database, &route.Model, &route.Schema, &route.Role, &route.State, &route.Epoch,
 			&route.Shard.Name, &route.Shard.DSN,
 			&route.Plan.Name, &timeout, &route.Plan.WorkMemKB, &route.Plan.MaxConns, &route.Plan.Weight, &route.Plan.Rate,
-			&override)
+			&route.Plan.Burst, &override)
 	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

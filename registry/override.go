@@ -12,6 +12,7 @@ type shownOverride struct {
 	MaxConns         int       `json:"max_conns,omitempty"`
 	Weight           int       `json:"weight,omitempty"`
 	Rate             float64   `json:"rate,omitempty"`
+	Burst            int       `json:"burst,omitempty"`
 	Expires          time.Time `json:"expires,omitzero"`
 	Reason           string    `json:"reason,omitempty"`
 }
@@ -19,7 +20,8 @@ type shownOverride struct {
 // MarshalJSON writes the statement timeout as [FormatTimeout] does.
 func (o Override) MarshalJSON() ([]byte, error) {
 	shown := shownOverride{
-		WorkMemKB: o.WorkMemKB, MaxConns: o.MaxConns, Weight: o.Weight, Rate: o.Rate, Expires: o.Expires, Reason: o.Reason,
+		WorkMemKB: o.WorkMemKB, MaxConns: o.MaxConns, Weight: o.Weight, Rate: o.Rate, Burst: o.Burst,
+		Expires: o.Expires, Reason: o.Reason,
 	}
 	if o.StatementTimeout != 0 {
 		shown.StatementTimeout = FormatTimeout(o.StatementTimeout)
@@ -34,7 +36,7 @@ func (o *Override) UnmarshalJSON(text []byte) (err error) {
 		return err
 	}
 	*o = Override{
-		WorkMemKB: shown.WorkMemKB, MaxConns: shown.MaxConns, Weight: shown.Weight, Rate: shown.Rate,
+		WorkMemKB: shown.WorkMemKB, MaxConns: shown.MaxConns, Weight: shown.Weight, Rate: shown.Rate, Burst: shown.Burst,
 		Expires: shown.Expires, Reason: shown.Reason,
 	}
 	if shown.StatementTimeout != "" {

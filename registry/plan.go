@@ -53,10 +53,11 @@ type shownPlan struct {
 	MaxConns         int     `json:"max_conns"`
 	Weight           int     `json:"weight"`
 	Rate             float64 `json:"rate,omitempty"`
+	Burst            int     `json:"burst,omitempty"`
 }
 
 func publicPlan(p Plan) shownPlan {
-	return shownPlan{FormatTimeout(p.StatementTimeout), p.WorkMemKB, p.MaxConns, p.Weight, p.Rate}
+	return shownPlan{FormatTimeout(p.StatementTimeout), p.WorkMemKB, p.MaxConns, p.Weight, p.Rate, p.Burst}
 }
 
 // FormatTimeout writes a statement timeout as people read it: "30s", or "unlimited".

@@ -64,15 +64,15 @@ func (r shardRows) put(ctx context.Context, before, after *Shard) error {
 }
 
 const (
-	planColumns = `name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate`
+	planColumns = `name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate, burst`
 
 	planSQL  = `select ` + planColumns + ` from {s}.plans where name = $1`
 	plansSQL = `select ` + planColumns + ` from {s}.plans order by name collate "C"`
 
-	insertPlanSQL = `insert into {s}.plans (name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate)
-values ($1, $2, $3, $4, $5, $6) on conflict (name) do nothing`
+	insertPlanSQL = `insert into {s}.plans (name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate, burst)
+values ($1, $2, $3, $4, $5, $6, $7) on conflict (name) do nothing`
 	updatePlanSQL = `update {s}.plans set statement_timeout_ms = $2, work_mem_kb = $3, max_conns = $4, weight = $5, rate = $6,
-       updated_at = now() where name = $1`
+       burst = $7, updated_at = now() where name = $1`
 	deletePlanSQL = `delete from {s}.plans where name = $1`
 )
 
@@ -80,13 +80,13 @@ type planRows struct{ *postgresTx }
 
 func scanPlan(row scanner) (p Plan, err error) {
 	var timeout *int64
-	err = row.Scan(&p.Name, &timeout, &p.WorkMemKB, &p.MaxConns, &p.Weight, &p.Rate)
+	err = row.Scan(&p.Name, &timeout, &p.WorkMemKB, &p.MaxConns, &p.Weight, &p.Rate, &p.Burst)
 	p.StatementTimeout = timeoutFromMillis(timeout)
 	return p, err
 }
 
 func planArgs(plan Plan) []any {
-	return []any{plan.Name, timeoutMillis(plan.StatementTimeout), plan.WorkMemKB, plan.MaxConns, plan.Weight, plan.Rate}
+	return []any{plan.Name, timeoutMillis(plan.StatementTimeout), plan.WorkMemKB, plan.MaxConns, plan.Weight, plan.Rate, plan.Burst}
 }
 
 func (r planRows) get(ctx context.Context, name string) (*Plan, error) {

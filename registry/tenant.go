@@ -48,6 +48,7 @@ type Override struct {
 	MaxConns         int
 	Weight           int
 	Rate             float64
+	Burst            int       // zero beside a Rate means two seconds of that: the plan's burst goes with the plan's rate
 	Expires          time.Time // default: never. Drivers notice within their cache TTL
 	Reason           string    // why, for the next operator
 }
@@ -73,7 +74,10 @@ func (o *Override) over(plan Plan) Plan {
 		plan.Weight = o.Weight
 	}
 	if o.Rate != 0 {
-		plan.Rate = o.Rate
+		plan.Rate, plan.Burst = o.Rate, 0
+	}
+	if o.Burst != 0 {
+		plan.Burst = o.Burst
 	}
 	return plan
 }
@@ -85,7 +89,7 @@ func validateOverride(tenant string, o *Override, now time.Time) error {
 	}
 	var p problems
 	base := Plan{Name: "override", StatementTimeout: time.Second, WorkMemKB: 64, MaxConns: 1, Weight: 1}
-	if o.StatementTimeout == 0 && o.WorkMemKB == 0 && o.MaxConns == 0 && o.Weight == 0 && o.Rate == 0 {
+	if o.StatementTimeout == 0 && o.WorkMemKB == 0 && o.MaxConns == 0 && o.Weight == 0 && o.Rate == 0 && o.Burst == 0 {
 		p.add("the override replaces nothing: set a limit, or clear it")
 	}
 	planProblems(&p, o.over(base))

@@ -57,6 +57,9 @@ func validatePlan(plan Plan) error {
 	var p problems
 	checkName(&p, "name", plan.Name)
 	planProblems(&p, plan)
+	if plan.Burst > 0 && plan.Rate == 0 {
+		p.add("burst is %d without a rate: set a rate, or the burst to 0", plan.Burst)
+	}
 	return p.err("plan", plan.Name)
 }
 
@@ -81,6 +84,9 @@ func planProblems(p *problems, plan Plan) {
 	}
 	if !(plan.Rate >= 0) || math.IsInf(plan.Rate, 0) {
 		p.add("rate is %v: use statements per second, or 0 for none", plan.Rate)
+	}
+	if plan.Burst < 0 || plan.Burst > math.MaxInt32 {
+		p.add("burst is %d: use statements that may come at once, or 0 for those of two seconds", plan.Burst)
 	}
 }
 

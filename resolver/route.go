@@ -57,6 +57,7 @@ type Plan struct {
 	MaxConns         int           // connections the tenant may use at once, at least 1
 	Weight           int           // share under contention, at least 1
 	Rate             float64       // statements per second; 0 until a rate is set means none is enforced
+	Burst            int           // statements at once after a quiet time; 0 means those of two seconds of the rate
 }
 
 // Shard is one PostgreSQL server (or one database on it) that holds tenants. Its DSNs may hold ${ENV} references.

@@ -47,6 +47,7 @@ var examples = map[string][]string{
 	"plan set": {
 		`shardedpg plan set trial --statement-timeout 2s --work-mem 4MB --max-conns 1`,
 		`shardedpg plan set growth --work-mem 128MB --dry-run`,
+		`shardedpg plan set free --rate 50 --burst 500`,
 	},
 	"rls generate": {
 		`shardedpg rls generate --shard eu1 --global 'public.countries' --private 'public.schema_migrations'`,

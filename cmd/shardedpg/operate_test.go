@@ -257,3 +257,26 @@ func TestAnOlderCommandChangesNothingInANewerRegistry(t *testing.T) {
 	}
 	require.Equal(t, log, f.ok(t, "registry", "audit-log"), "it reads as far as it understands")
 }
+
+func TestABurstIsSetAndReachesAProgramThatRuns(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "plan", "set", "tiny", "--statement-timeout", "1m", "--work-mem", "1MB", "--max-conns", "5", "--rate", "0.01", "--burst", "100000")
+	f.ok(t, "tenant", "add", "acme", "--plan", "tiny", "--shard", "eu1")
+	program := startProgram(t, f.registry, "acme")
+	for range 20 {
+		require.NoError(t, program.query(t.Context()))
+	}
+	require.Regexp(t, `tiny +1m0s +1MB +5 +0\.01/s +1 +1\n`, f.ok(t, "plan", "set", "tiny", "--burst", "1"))
+	require.ErrorIs(t, program.refused(t, time.Now().Add(10*time.Second)), shardedpg.ErrRateLimited)
+	for _, plan := range f.json(t, "plan", "list")["plans"].([]any) {
+		want := map[string]any{"tiny": 1.0, "free": 100.0}
+		if fields := plan.(map[string]any); want[fields["name"].(string)] != nil {
+			require.Equal(t, want[fields["name"].(string)], fields["burst"], "what is in force")
+		}
+	}
+	require.Contains(t, f.ok(t, "registry", "export"), "rate: 0.01\n    burst: 1\n")
+	f.ok(t, "tenant", "override", "acme", "--rate", "1000", "--burst", "7")
+	require.Contains(t, f.ok(t, "tenant", "show", "acme"), "rate 1000/s, burst 7, never expires")
+	require.Eventually(t, func() bool { return program.query(t.Context()) == nil }, 5*time.Second, time.Millisecond)
+}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	rates "github.com/sharded-pg/sharded-pg/limits"
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
@@ -16,27 +17,38 @@ type shownPlan struct {
 	WorkMemKB        int     `json:"work_mem_kb"`
 	MaxConns         int     `json:"max_conns"`
 	Rate             float64 `json:"rate,omitempty"`
+	Burst            int     `json:"burst,omitempty"`
 	Weight           int     `json:"weight"`
 }
 
 func publicPlan(p registry.Plan) shownPlan {
-	return shownPlan{p.Name, registry.FormatTimeout(p.StatementTimeout), p.WorkMemKB, p.MaxConns, p.Rate, p.Weight}
+	return shownPlan{p.Name, registry.FormatTimeout(p.StatementTimeout), p.WorkMemKB, p.MaxConns, p.Rate, burst(p), p.Weight}
+}
+
+// burst is what is in force; a plan without a rate has none.
+func burst(p registry.Plan) int {
+	if p.Rate == 0 {
+		return 0
+	}
+	return rates.Statement{Rate: p.Rate, Burst: p.Burst}.Most()
 }
 
 func (a *app) plans(plans []registry.Plan) {
 	var rows [][]string
 	for _, p := range plans {
-		rate := "unlimited"
+		rate, most := "unlimited", ""
 		if p.Rate > 0 {
-			rate = strconv.FormatFloat(p.Rate, 'g', -1, 64) + "/s"
+			rate, most = showRate(p.Rate), strconv.Itoa(burst(p))
 		}
 		rows = append(rows, []string{
 			p.Name, registry.FormatTimeout(p.StatementTimeout), showSize(int64(p.WorkMemKB) << 10), strconv.Itoa(p.MaxConns),
-			rate, strconv.Itoa(p.Weight),
+			rate, most, strconv.Itoa(p.Weight),
 		})
 	}
-	a.table([]string{"PLAN", "STATEMENT TIMEOUT", "WORK MEM", "MAX CONNS", "RATE", "WEIGHT"}, rows)
+	a.table([]string{"PLAN", "STATEMENT TIMEOUT", "WORK MEM", "MAX CONNS", "RATE", "BURST", "WEIGHT"}, rows)
 }
+
+func showRate(perSecond float64) string { return strconv.FormatFloat(perSecond, 'g', -1, 64) + "/s" }
 
 type planList struct{}
 
@@ -110,6 +122,9 @@ func (l *limits) onto(p *registry.Plan) {
 	}
 	if l.Rate != nil {
 		p.Rate = *l.Rate
+	}
+	if l.Burst != nil {
+		p.Burst = *l.Burst
 	}
 	if l.Weight != nil {
 		p.Weight = *l.Weight

@@ -70,7 +70,8 @@ func overrideText(o *registry.Override) string {
 	add(o.StatementTimeout != 0, "statement timeout", registry.FormatTimeout(o.StatementTimeout))
 	add(o.WorkMemKB != 0, "work mem", showSize(int64(o.WorkMemKB)<<10))
 	add(o.MaxConns != 0, "max conns", strconv.Itoa(o.MaxConns))
-	add(o.Rate != 0, "rate", strconv.FormatFloat(o.Rate, 'g', -1, 64)+"/s")
+	add(o.Rate != 0, "rate", showRate(o.Rate))
+	add(o.Burst != 0, "burst", strconv.Itoa(o.Burst))
 	add(o.Weight != 0, "weight", strconv.Itoa(o.Weight))
 	switch {
 	case o.Expires.IsZero():
@@ -150,12 +151,14 @@ func (c *tenantOverride) Run(a *app) error {
 		return usage("--for is %v: use a duration such as 24h, or leave it out for an override that never expires", *c.For)
 	case c.Rate != nil && *c.Rate == 0:
 		return usage("--rate is 0: an override cannot lift a rate; give a high one, or put the tenant on another plan")
+	case c.Burst != nil && *c.Burst == 0:
+		return usage("--burst is 0: a rate without a burst has that of two seconds; leave it out")
 	default:
 		var p registry.Plan
 		c.onto(&p)
 		override = &registry.Override{
 			StatementTimeout: p.StatementTimeout, WorkMemKB: p.WorkMemKB, MaxConns: p.MaxConns, Weight: p.Weight, Rate: p.Rate,
-			Reason: string(c.Reason),
+			Burst: p.Burst, Reason: string(c.Reason),
 		}
 		done += ", and never expires: shardedpg tenant override --clear ends it"
 		if c.For != nil {

@@ -156,6 +156,7 @@ type limits struct {
 	WorkMem          size     `placeholder:"16MB" help:"Memory of a sort or hash, at least 64kB."`
 	MaxConns         *int     `placeholder:"N" help:"Connections to its shard that a tenant may use at once, in each program."`
 	Rate             *float64 `placeholder:"N" help:"Statements per second, in each program; 0 for no limit."`
+	Burst            *int     `placeholder:"N" help:"Statements at once after a quiet time; 0 for those of two seconds of the rate."`
 	Weight           *int     `placeholder:"N" help:"Share of a busy shard, against other tenants."`
 }
 
@@ -170,6 +171,8 @@ func (l *limits) Validate() error {
 		return fmt.Errorf("--work-mem is %s: PostgreSQL takes 64kB to 2147483647kB", showSize(int64(l.WorkMem)))
 	case l.Rate != nil && (!(*l.Rate >= 0) || math.IsInf(*l.Rate, 0)):
 		return fmt.Errorf("--rate is %v: use statements per second, or 0 for no limit", *l.Rate)
+	case l.Burst != nil && (*l.Burst < 0 || *l.Burst > math.MaxInt32):
+		return fmt.Errorf("--burst is %d: use statements at once, or 0 for those of two seconds of the rate", *l.Burst)
 	}
 	return nil
 }

@@ -19,12 +19,17 @@ type account struct {
 	until   time.Time // and may be used
 	owed    int       // statements that ran inside transactions and were not fetched
 	refused time.Time // until when there is nothing to fetch
+	rate    float64   // that all of this is of
+	burst   int
 }
 
 // spend decides on a statement with what is there, if it can.
 func (a *account) spend(s limits.Statement, now time.Time) (wait time.Duration, decided bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if s.Rate != a.rate || s.Burst != a.burst { // another plan: what was fetched or refused before says nothing now
+		a.rate, a.burst, a.left, a.refused = s.Rate, s.Burst, 0, time.Time{}
+	}
 	if now.After(a.until) {
 		a.left = 0
 	}

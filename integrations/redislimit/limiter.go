@@ -141,7 +141,7 @@ func (l *Limiter) ask(ctx context.Context, a *account, s limits.Statement) time.
 		return l.decideAlone(ctx, s)
 	}
 	needs := a.needs()
-	wanted := min(max(needs, int(s.Rate*fetch.Seconds())), max(s.Burst(), 1))
+	wanted := min(max(needs, int(s.Rate*fetch.Seconds())), s.Most())
 	got, wait, err := l.fetch(ctx, s, wanted, min(needs, wanted))
 	if err != nil {
 		l.failed.Add(1)
@@ -160,6 +160,7 @@ func (l *Limiter) mayAsk(now time.Time) bool {
 
 func (l *Limiter) decideAlone(ctx context.Context, s limits.Statement) time.Duration {
 	l.alone.Add(1)
+	s.Burst = (s.Burst + l.cfg.Programs - 1) / l.cfg.Programs
 	s.Rate /= float64(l.cfg.Programs)
 	return l.own.Take(ctx, s)
 }
@@ -170,7 +171,7 @@ func (l *Limiter) fetch(ctx context.Context, s limits.Statement, wanted, needed 
 	// Not the caller's deadline: one that is too short for Redis would look like Redis's failure, and be that of all tenants.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.Timeout)
 	defer cancel()
-	limit := redis_rate.Limit{Rate: 1, Period: time.Duration(float64(time.Second) / s.Rate), Burst: s.Burst()}
+	limit := redis_rate.Limit{Rate: 1, Period: time.Duration(float64(time.Second) / s.Rate), Burst: s.Most()}
 	for _, n := range []int{wanted, needed} {
 		l.asked.Add(1)
 		result, err := l.rates.AllowN(ctx, l.cfg.Prefix+"{"+s.Tenant+"}", limit, n)

@@ -3,6 +3,7 @@ package redislimit_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,13 +47,13 @@ func TestProgramsShareARate(t *testing.T) {
 	t.Parallel()
 	server := start(t)
 	for name, c := range map[string]struct {
-		rate  float64
-		burst int
-	}{"slow": {0.4, 1}, "one at a time": {5, 10}, "fetched many at once": {500, 1000}} {
+		rate       float64
+		set, burst int
+	}{"slow": {0.4, 0, 1}, "one at a time": {5, 0, 10}, "fetched many at once": {500, 0, 1000}, "small burst": {5, 3, 3}, "large burst": {5, 300, 300}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			statement := limits.Statement{Tenant: name, Rate: c.rate}
-			require.Equal(t, c.burst, statement.Burst())
+			statement := limits.Statement{Tenant: name, Rate: c.rate, Burst: c.set}
+			require.Equal(t, c.burst, statement.Most())
 			var allowed atomic.Int64
 			var group sync.WaitGroup
 			begin := time.Now()
@@ -75,6 +76,44 @@ func TestProgramsShareARate(t *testing.T) {
 			require.GreaterOrEqual(t, allowed.Load(), int64(c.burst)-programs*int64(c.rate*0.05), "but for what was fetched by a program that ended")
 		})
 	}
+}
+
+func TestABurstChangesWhileAProgramRuns(t *testing.T) {
+	t.Parallel()
+	l := program(t, start(t))
+	allowed := func(burst int) (n int) {
+		for l.Take(t.Context(), limits.Statement{Tenant: "acme", Rate: hundredth, Burst: burst}) == 0 {
+			n++
+		}
+		return n
+	}
+	require.Equal(t, 5, allowed(5))
+	require.Equal(t, 3, allowed(8), "a refusal by the smaller burst is forgotten")
+	require.Zero(t, allowed(2))
+	fast := func(burst int) time.Duration {
+		return l.Take(t.Context(), limits.Statement{Tenant: "globex", Rate: 1000, Burst: burst})
+	}
+	require.Zero(t, fast(0), "fetches fifty")
+	throttled := limits.Statement{Tenant: "globex", Rate: hundredth, Burst: 1}
+	n := 0
+	for l.Take(t.Context(), throttled) == 0 {
+		n++
+	}
+	require.LessOrEqual(t, n, 1, "what was fetched at the larger rate is not used at the smaller one")
+}
+
+func TestABurstIsSharedAsTheRateIsWithoutRedis(t *testing.T) {
+	t.Parallel()
+	l, err := redislimit.New(redislimit.Config{
+		Redis: &redis.UniversalOptions{Addrs: []string{filepath.Join(t.TempDir(), "nothing")}}, Programs: 4,
+	})
+	require.NoError(t, err)
+	defer l.Close()
+	n := 0
+	for l.Take(t.Context(), limits.Statement{Tenant: "acme", Rate: hundredth, Burst: 41}) == 0 {
+		n++
+	}
+	require.Equal(t, 11, n)
 }
 
 func TestARefusalSaysWhenToComeBackAndIsRemembered(t *testing.T) {

@@ -57,6 +57,7 @@ type plan struct {
 	MaxConns         int     `yaml:"max_conns"`
 	Weight           int     `yaml:"weight,omitempty"` // default 1
 	Rate             float64 `yaml:"rate,omitempty"`
+	Burst            int     `yaml:"burst,omitempty"` // default: those of two seconds of the rate
 }
 
 type tenant struct {
@@ -150,7 +151,8 @@ func (f file) fleet() (fleet registry.Fleet, err error) {
 			errs = append(errs, fmt.Errorf("plan %q: %w", name, err))
 		}
 		fleet.Plans = append(fleet.Plans, registry.Plan{
-			Name: name, StatementTimeout: timeout, WorkMemKB: memory, MaxConns: p.MaxConns, Weight: max(p.Weight, 1), Rate: p.Rate,
+			Name: name, StatementTimeout: timeout, WorkMemKB: memory, MaxConns: p.MaxConns, Weight: max(p.Weight, 1),
+			Rate: p.Rate, Burst: p.Burst,
 		})
 	}
 	for _, id := range slices.Sorted(maps.Keys(f.Tenants)) {
@@ -171,7 +173,7 @@ func Write(w io.Writer, fleet registry.Fleet) error {
 		f.Shards[s.Name] = shard{s.DSN, s.AdminDSN, s.Region, s.Labels, count(s.MaxTenants), s.MaxBytes, string(s.State)}
 	}
 	for _, p := range fleet.Plans {
-		f.Plans[p.Name] = plan{registry.FormatTimeout(p.StatementTimeout), formatKB(p.WorkMemKB), p.MaxConns, p.Weight, p.Rate}
+		f.Plans[p.Name] = plan{registry.FormatTimeout(p.StatementTimeout), formatKB(p.WorkMemKB), p.MaxConns, p.Weight, p.Rate, p.Burst}
 	}
 	for _, t := range fleet.Tenants {
 		f.Tenants[t.ID] = tenant{t.Shard, t.Database, string(t.Model), t.Plan, string(t.State), t.Schema, t.Role, t.Slug, t.Labels}

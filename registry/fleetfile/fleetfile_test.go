@@ -37,6 +37,7 @@ plans:
     max_conns: 3
     weight: 2
     rate: 1.5
+    burst: 20
   trial:
     statement_timeout: 2s
     work_mem: 100kB
@@ -89,7 +90,7 @@ func write(t *testing.T, fleet registry.Fleet) string {
 func TestWriteIsWhatReadTakes(t *testing.T) {
 	t.Parallel()
 	fleet := read(t, text)
-	require.Equal(t, registry.Plan{Name: "endless", StatementTimeout: resolver.Unlimited, WorkMemKB: 1 << 20, MaxConns: 3, Weight: 2, Rate: 1.5}, fleet.Plans[0])
+	require.Equal(t, registry.Plan{Name: "endless", StatementTimeout: resolver.Unlimited, WorkMemKB: 1 << 20, MaxConns: 3, Weight: 2, Rate: 1.5, Burst: 20}, fleet.Plans[0])
 	require.Equal(t, 2*time.Second, fleet.Plans[1].StatementTimeout)
 	require.Equal(t, registry.UnlimitedTenants, fleet.Shards[0].MaxTenants)
 	require.Equal(t, text, write(t, fleet))

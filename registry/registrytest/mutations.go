@@ -100,10 +100,13 @@ func allProblems(t *testing.T, h Harness) {
 	err := store.PutShard(ctx, registry.Shard{Name: "s9", DSN: "password=opensesame${", AdminDSN: "opensesame${1}"})
 	refused(err, "dsn: a ${ without", "admin dsn: a ${...}")
 	require.NotContains(t, err.Error(), "opensesame")
-	refused(store.PutPlan(ctx, registry.Plan{Rate: math.NaN()}), "name", "resolver.Unlimited", "work_mem", "max conns", "weight", "rate")
+	refused(store.PutPlan(ctx, registry.Plan{Rate: math.NaN(), Burst: -1}), "name", "resolver.Unlimited", "work_mem", "max conns", "weight", "rate", "burst")
 	refused(store.PutPlan(ctx, registry.Plan{
 		Name: "x", StatementTimeout: 1500 * time.Microsecond, WorkMemKB: 64, MaxConns: 1, Weight: 1,
 	}), "whole milliseconds")
+	refused(store.PutPlan(ctx, registry.Plan{
+		Name: "x", StatementTimeout: time.Second, WorkMemKB: 64, MaxConns: 1, Weight: 1, Burst: 5,
+	}), "burst is 5 without a rate")
 	refused(store.PutTenant(ctx, registry.Tenant{
 		ID: "a\nb", Model: "tabular", State: "asleep", Schema: "x", Database: "a\x00",
 	}), "character", "shard", "tabular", "asleep", "schema and role", "database")

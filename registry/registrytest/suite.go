@@ -96,7 +96,7 @@ func fleet() registry.Fleet {
 		},
 		Plans: []registry.Plan{
 			{Name: "endless", StatementTimeout: resolver.Unlimited, WorkMemKB: 64, MaxConns: 1, Weight: 1},
-			{Name: "rated", StatementTimeout: 1500 * time.Millisecond, WorkMemKB: 100, MaxConns: 3, Weight: 7, Rate: 12.5},
+			{Name: "rated", StatementTimeout: 1500 * time.Millisecond, WorkMemKB: 100, MaxConns: 3, Weight: 7, Rate: 12.5, Burst: 40},
 		},
 		Tenants: []registry.Tenant{
 			{ID: "acme", Shard: "s1"},

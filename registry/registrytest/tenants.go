@@ -83,9 +83,18 @@ func overrides(t *testing.T, h Harness) {
 	o = &registry.Override{WorkMemKB: 1 << 10, Weight: 3, Rate: 2.5, Expires: time.Now().Add(300 * time.Millisecond)}
 	require.NoError(t, store.SetOverride(ctx, "beta", o))
 	want = base
-	want.WorkMemKB, want.Weight, want.Rate = 1<<10, 3, 2.5
+	want.WorkMemKB, want.Weight, want.Rate, want.Burst = 1<<10, 3, 2.5, 0 // the plan's burst goes with the plan's rate
 	require.Equal(t, want, lookup(t, store, "beta").Plan, "it replaces the earlier one whole")
 	require.Eventually(t, func() bool { return lookup(t, store, "beta").Plan == base }, 20*time.Second, 10*time.Millisecond)
+
+	require.NoError(t, store.SetOverride(ctx, "beta", &registry.Override{Burst: 7}))
+	want = base
+	want.Burst = 7
+	require.Equal(t, want, lookup(t, store, "beta").Plan)
+	require.Equal(t, 7, info(t, store, "beta").Override.Burst)
+	require.NoError(t, store.SetOverride(ctx, "beta", &registry.Override{Rate: 2.5, Burst: 7}))
+	want.Rate = 2.5
+	require.Equal(t, want, lookup(t, store, "beta").Plan)
 
 	require.NoError(t, store.SetOverride(ctx, "beta", &registry.Override{StatementTimeout: time.Second}))
 	require.Equal(t, time.Second, lookup(t, store, "beta").Plan.StatementTimeout, "for good")
@@ -95,6 +104,7 @@ func overrides(t *testing.T, h Harness) {
 		{StatementTimeout: time.Microsecond},
 		{WorkMemKB: 1},
 		{Rate: -1},
+		{Burst: -1},
 		{MaxConns: 1, Expires: time.Now().Add(-time.Second)},
 		{MaxConns: 1, Reason: "a\nb"},
 	} {
