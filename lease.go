@@ -63,7 +63,7 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 	l.tenant, l.route, l.shard, l.slot = tenant, route, s, slot
 	l.settings = rls.For(route)
 	if c.c.cfg.Tag {
-		l.settings.Tag = tag(tenant)
+		l.settings.Tag = rls.ApplicationName(tenant)
 	}
 	return c.checkout(ctx) // 4 and 5
 }
@@ -279,9 +279,6 @@ func (c TenantCase) apply(id string) string {
 	}
 	return id
 }
-
-// tag is a tenant as application_name: PostgreSQL cuts it at 63 bytes and replaces what is not printable ASCII.
-func tag(tenant string) string { return "tenant:" + tenant }
 
 // commentSafe makes a schema's name fit for an SQL comment. It only has to tell schemas apart.
 func commentSafe(schema string) string { return noComment.Replace(schema) }

@@ -13,6 +13,7 @@ import (
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/resolver"
+	"github.com/sharded-pg/sharded-pg/rls"
 )
 
 // schemasSQL holds the tables of two schema tenants, some of the same shape and some not, and tables in public that no
@@ -334,13 +335,22 @@ func TestAChangedPlanIsInForceAtTheNextStatement(t *testing.T) {
 
 func TestTheTagNamesTheTenantWhileItsStatementRuns(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.Tag = true }})
+	long := strings.Repeat("ü", 100)
+	f := newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.Tag = true },
+		routes: func(_ *fleet, routes map[string]*resolver.Route) {
+			r := *routes[tenantB]
+			r.Tenant, routes[long] = long, &r
+		},
+	})
 	for range 2 {
 		require.Equal(t, "tenant:"+tenantA, value[string](t, f.a, f.db, "show application_name"))
 		require.Equal(t, "tenant:"+tenantB, value[string](t, f.b, f.db, "show application_name"))
 		require.Equal(t, "tenant:"+tenantA, value[string](t, f.a, f.db,
 			"select application_name from pg_stat_activity where pid = pg_backend_pid()"))
 	}
+	require.Equal(t, rls.ApplicationName(long), value[string](t, shardedpg.WithTenant(t.Context(), long), f.db,
+		"select application_name from pg_stat_activity where pid = pg_backend_pid()"), "PostgreSQL leaves it whole")
 	f.requireOutside("nothing of a tenant is left on an idle connection", 0,
 		"select count(*) from pg_stat_activity where datname = current_database() and application_name like 'tenant:%'")
 }
