@@ -61,8 +61,8 @@ type Config struct {
 	// GuardAllow are the first words of statements that GuardStrict lets through as well, such as "savepoint" or "explain". An
 	// error of NewConnector lists all that can be allowed. Default none.
 	GuardAllow []string
-	// Tag puts the tenant into application_name for each transaction, so that pg_stat_activity names it. It costs one
-	// more setting per flight. Default off.
+	// Tag puts the tenant into application_name for each transaction, so that pg_stat_activity names it: "shardedpg top" and
+	// "shardedpg tenant kill" need it. All sessions of the server may read it. Default off.
 	Tag bool
 	// SkipVerify lets connections be made by a login that could step around row-level security. Only for tests of that.
 	SkipVerify bool

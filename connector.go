@@ -180,7 +180,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 			TenantQueue: c.cfg.TenantQueue, ShardQueue: c.cfg.ShardQueue, Rates: c.cfg.RateLimiter,
 		}),
 		pool: backend.NewPool(backend.Config{
-			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, MaxOpen: c.cfg.MaxConns, Verify: !c.cfg.SkipVerify,
+			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, Tagged: c.cfg.Tag, MaxOpen: c.cfg.MaxConns, Verify: !c.cfg.SkipVerify,
 			Strict: c.cfg.Guard == GuardStrict, Allow: c.cfg.GuardAllow,
 			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
 			Changed: c.outageLog(r.Shard.Name),

@@ -351,6 +351,13 @@ func TestTheTagNamesTheTenantWhileItsStatementRuns(t *testing.T) {
 	}
 	require.Equal(t, rls.ApplicationName(long), value[string](t, shardedpg.WithTenant(t.Context(), long), f.db,
 		"select application_name from pg_stat_activity where pid = pg_backend_pid()"), "PostgreSQL leaves it whole")
+	tx := f.begin(f.a)
+	for _, name := range []string{"tenant:" + tenantB, "own"} {
+		_, err := tx.ExecContext(f.a, "set local application_name = '"+name+"'")
+		require.NoError(t, err)
+		require.Equal(t, "tenant:"+tenantA, value[string](t, f.a, tx, "show application_name"), "no statement leaves another one's")
+	}
+	require.NoError(t, tx.Commit())
 	f.requireOutside("nothing of a tenant is left on an idle connection", 0,
 		"select count(*) from pg_stat_activity where datname = current_database() and application_name like 'tenant:%'")
 }

@@ -23,7 +23,7 @@ func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, co
 		Tenants: []registry.Tenant{{ID: "a", Shard: "s1", Plan: "starter"}, {ID: "b", Shard: "s1", Plan: "growth"}},
 	})
 	require.NoError(t, err)
-	cfg := shardedpg.Config{Store: store, MaxConns: conns, TenantShare: 1}
+	cfg := shardedpg.Config{Store: store, MaxConns: conns, TenantShare: 1, Tag: execMode == "exec"}
 	for _, change := range change {
 		change(&cfg)
 	}
@@ -73,6 +73,10 @@ func TestTenantsStayApartBehindPgBouncer(t *testing.T) {
 					require.NoError(t, dbB.QueryRowContext(b, "select count(*) from pg_locks where locktype = 'advisory' and "+
 						"database = (select oid from pg_database where datname = current_database())").Scan(&locks))
 					require.Zero(t, locks)
+					if exec == "exec" { // pooled lets these name their tenants
+						require.Equal(t, "tenant:a", value[string](t, a, dbA, "show application_name"))
+						require.Equal(t, "tenant:b", value[string](t, b, dbB, "show application_name"))
+					}
 				}
 			})
 		}

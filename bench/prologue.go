@@ -38,8 +38,19 @@ func prologueDesigns(tenant string) []design {
 		{"BEGIN, SET LOCAL, and COMMIT behind", between(func(p *pgconn.Pipeline) {
 			p.SendQueryParams("set local "+tenantSetting+" = "+quoted, nil, nil, nil, nil)
 		})},
+		{"set_config, prepared, and another one for the tag", func(p *pgconn.Pipeline) {
+			p.SendQueryPrepared("tenant", value, nil, nil)
+			p.SendQueryPrepared("tag", value, nil, nil)
+			sendRead(p)
+		}},
+		{"tenant and tag in one statement, prepared (the driver's with sharded_tag=on)", func(p *pgconn.Pipeline) {
+			p.SendQueryPrepared("tagged", [][]byte{value[0], value[0]}, nil, nil)
+			sendRead(p)
+		}},
 	}
 }
+
+func setTag(value string) string { return "set_config('application_name', " + value + ", true)" }
 
 // measurePrologues prints what each design adds to a read.
 func measurePrologues(ctx context.Context, out io.Writer, dsn, tenant string) error {
@@ -52,7 +63,10 @@ func measurePrologues(ctx context.Context, out io.Writer, dsn, tenant string) er
 	if err := conn.ExecParams(ctx, session, [][]byte{[]byte(tenant)}, nil, nil, nil).Read().Err; err != nil {
 		return err
 	}
-	for name, text := range map[string]string{"tenant": setLocal, "read": readSQL, "begin": "begin", "commit": "commit"} {
+	for name, text := range map[string]string{
+		"tenant": setLocal, "tag": "select " + setTag("$1"), "tagged": setLocal + ", " + setTag("$2"),
+		"read": readSQL, "begin": "begin", "commit": "commit",
+	} {
 		if _, err := conn.Prepare(ctx, name, text, nil); err != nil {
 			return err
 		}

@@ -3,11 +3,11 @@ package rls
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
-// Step is one statement of a prologue. A prologue is one of the identity steps, followed by ReadOnly and Tag where the
-// tenant needs them.
+// Step is one statement of a prologue. A prologue is one of the identity steps, followed by ReadOnly where the tenant needs it.
 type Step int
 
 // The steps, and the values each takes in order.
@@ -19,14 +19,20 @@ const (
 	Rearm                    // as Limits, but a smaller limit that the caller has set stays; then the timeout armed before
 	RearmSchema              // as Schema, likewise
 	ReadOnly                 // none
-	Tag                      // application_name
 	StepCount    int  = iota
 	DefaultGUC        = "app.current_tenant_id"
 	maxGUCLength      = 63
 )
 
-// Params is the number of values of each step, all of type text.
-var Params = [StepCount]int{Tenant: 1, Timeout: 2, Limits: 3, Schema: 5, Rearm: 4, RearmSchema: 6, ReadOnly: 0, Tag: 1}
+var params = [StepCount]int{Tenant: 1, Timeout: 2, Limits: 3, Schema: 5, Rearm: 4, RearmSchema: 6, ReadOnly: 0}
+
+// Params is the number of values of a step, all of type text. A tagged identity step has the tag as the last one.
+func Params(step Step, tagged bool) int {
+	if tagged && step != ReadOnly {
+		return params[step] + 1
+	}
+	return params[step]
+}
 
 var gucName = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+$`)
 
@@ -40,9 +46,18 @@ func CheckGUC(name string) error {
 	return nil
 }
 
-// SQL returns the text of a step for the tenant setting guc, which CheckGUC has accepted. No step returns a value that
+// SQL returns the text of a step for the tenant setting guc, which CheckGUC has accepted. Tagged, an identity step sets
+// application_name as well: a statement of its own would cost half as much as all of the prologue. No step returns a value that
 // was bound to it, so nothing of a tenant reaches a log of results.
-func SQL(step Step, guc string) string {
+func SQL(step Step, guc string, tagged bool) string {
+	text := untagged(step, guc)
+	if tagged && step != ReadOnly {
+		text += ", " + local("'application_name'", "$"+strconv.Itoa(Params(step, true)))
+	}
+	return text
+}
+
+func untagged(step Step, guc string) string {
 	tenant := local("'"+guc+"'", "$1")
 	timeout, workMem := local("'statement_timeout'", "$2"), local("'work_mem'", "$3")
 	path, role := local("'search_path'", "$4"), local("'role'", "$5")
@@ -61,8 +76,6 @@ func SQL(step Step, guc string) string {
 		return sel(tenant, local("'statement_timeout'", cappedTimeout("$6")), local("'work_mem'", cappedWorkMem), path, role)
 	case ReadOnly:
 		return sel(local("'transaction_read_only'", "'on'"))
-	case Tag:
-		return sel(local("'application_name'", "$1"))
 	}
 	panic(fmt.Sprintf("rls: unknown step %d", step))
 }

@@ -24,7 +24,7 @@ func connect(t *testing.T) *pgx.Conn {
 }
 
 func values(step rls.Step, s *rls.Settings) (args []any) {
-	for i := range rls.Params[step] {
+	for i := range rls.Params(step, s.Tag != "") {
 		args = append(args, string(s.AppendValue(nil, step, i)))
 	}
 	return args
@@ -50,13 +50,16 @@ func TestEachStepPutsItsSettingsInForceUntilTheTransactionEnds(t *testing.T) {
 		rls.Limits:   {"app.current_tenant_id", "statement_timeout", "work_mem"},
 		rls.Schema:   {"app.current_tenant_id", "statement_timeout", "work_mem", "search_path", "role"},
 		rls.Rearm:    {"app.current_tenant_id", "statement_timeout"},
-		rls.ReadOnly: {"transaction_read_only"}, rls.Tag: {"application_name"},
+		rls.ReadOnly: {"transaction_read_only"},
 	}
 	for step, names := range sets {
 		tx, err := conn.Begin(t.Context())
 		require.NoError(t, err)
-		_, err = tx.Exec(t.Context(), rls.SQL(step, rls.DefaultGUC), values(step, &s)...)
+		_, err = tx.Exec(t.Context(), rls.SQL(step, rls.DefaultGUC, true), values(step, &s)...)
 		require.NoError(t, err, "step %d", step)
+		if step != rls.ReadOnly {
+			names = append(names, "application_name")
+		}
 		for _, name := range names {
 			var got string
 			require.NoError(t, tx.QueryRow(t.Context(), "select current_setting($1)", name).Scan(&got))
@@ -95,7 +98,7 @@ func TestRearmingLetsACallerTightenALimitAndNeverLiftIt(t *testing.T) {
 			_, err = tx.Exec(t.Context(), "select set_config('statement_timeout', $1, true), set_config('work_mem', '1GB', true)", c.own)
 			require.NoError(t, err)
 			args := values(rls.Rearm, &s)
-			_, err = tx.Exec(t.Context(), rls.SQL(rls.Rearm, rls.DefaultGUC), args...)
+			_, err = tx.Exec(t.Context(), rls.SQL(rls.Rearm, rls.DefaultGUC, false), args...)
 			require.NoError(t, err)
 			var timeout, workMem string
 			require.NoError(t, tx.QueryRow(t.Context(), "select current_setting('statement_timeout'), current_setting('work_mem')").

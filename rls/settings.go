@@ -17,7 +17,7 @@ type Settings struct {
 	SearchPath string // model schema only
 	Role       string // model schema only
 	ReadOnly   bool
-	Tag        string // application_name; empty leaves it alone
+	Tag        string // application_name, for tagged steps
 }
 
 // For returns the settings of a route without a deadline.
@@ -74,10 +74,10 @@ func (s *Settings) RearmStep() Step {
 	return Rearm
 }
 
-// AppendValue appends value number i of a step to dst.
+// AppendValue appends value number i of a step to dst; the one behind those of the untagged step is the tag.
 func (s *Settings) AppendValue(dst []byte, step Step, i int) []byte {
 	switch {
-	case step == Tag:
+	case i == params[step]:
 		return append(dst, s.Tag...)
 	case step == Rearm && i == 3:
 		i = 5

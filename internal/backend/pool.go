@@ -30,7 +30,8 @@ type Config struct {
 	Conn           *pgx.ConnConfig
 	Before         func(ctx context.Context, cc *pgx.ConnConfig) error // changes a copy of Conn before each connect; may be nil
 	GUC            string
-	MaxOpen        int // connections, idle and used, over all keys
+	Tagged         bool // settings have a tag
+	MaxOpen        int  // connections, idle and used, over all keys
 	Strict         bool
 	Allow          []string // first words that the strict guard lets through, see CheckGuardWords
 	Verify         bool
@@ -84,7 +85,10 @@ var ErrClosed = errors.New("connector closed")
 
 // NewPool returns the pool of a shard. It connects when the first connection is needed.
 func NewPool(cfg Config) *Pool {
-	p := &Pool{cfg: cfg, named: newProtocol(cfg.GUC, named), unnamed: newProtocol(cfg.GUC, unnamed), verdicts: sqllex.NewCache()}
+	p := &Pool{
+		cfg: cfg, named: newProtocol(cfg.GUC, cfg.Tagged, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, unnamed),
+		verdicts: sqllex.NewCache(),
+	}
 	p.breaker = newBreaker(func(down error) {
 		if down != nil {
 			go p.Flush() // connections of before would take their statements into the same hole

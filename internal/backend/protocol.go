@@ -71,6 +71,7 @@ const (
 type protocol struct {
 	anew   *protocol // the same for a backend on which the prepared statements may be gone
 	guc    string
+	tagged bool
 	reset  []byte
 	sealed []byte // the reset after something not plain: it may have forged the attest, so that is parsed anew
 	begin  [beginSerializable + readOnlyBegin + 1][]byte
@@ -95,17 +96,17 @@ type encodedStep struct {
 }
 
 // newProtocol returns the named or the unnamed form.
-func newProtocol(guc string, f form) *protocol {
-	p := encodeProtocol(guc, f)
+func newProtocol(guc string, tagged bool, f form) *protocol {
+	p := encodeProtocol(guc, tagged, f)
 	p.anew = p
 	if f == named {
-		p.anew = encodeProtocol(guc, anew)
+		p.anew = encodeProtocol(guc, tagged, anew)
 	}
 	return p
 }
 
-func encodeProtocol(guc string, f form) *protocol {
-	p := &protocol{guc: guc, resetN: len(ResetSQL)}
+func encodeProtocol(guc string, tagged bool, f form) *protocol {
+	p := &protocol{guc: guc, tagged: tagged, resetN: len(ResetSQL)}
 	for i, text := range ResetSQL {
 		switch {
 		case text != attestSQL:
@@ -124,9 +125,9 @@ func encodeProtocol(guc string, f form) *protocol {
 		}
 	}
 	for s := range p.steps {
-		step := encodedStep{name: statementName("p", s, f), params: rls.Params[s]}
+		step := encodedStep{name: statementName("p", s, f), params: rls.Params(rls.Step(s), tagged)}
 		if f != named {
-			step.parse = appendText(nil, step.name, rls.SQL(rls.Step(s), guc), rls.Params[s])
+			step.parse = appendText(nil, step.name, rls.SQL(rls.Step(s), guc, tagged), step.params)
 		}
 		p.steps[s] = step
 	}
@@ -147,7 +148,7 @@ func (p *protocol) namedStatements() (names, texts []string, params []int) {
 		}
 	}
 	for s := range p.steps {
-		add("p", s, rls.Params[s], rls.SQL(rls.Step(s), p.guc))
+		add("p", s, rls.Params(rls.Step(s), p.tagged), rls.SQL(rls.Step(s), p.guc, p.tagged))
 	}
 	return names, texts, params
 }

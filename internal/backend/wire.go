@@ -334,14 +334,10 @@ func (w *wire) prologue(out []byte, seg *segment) []byte {
 }
 
 func (w *wire) steps() int {
-	n := 1
 	if w.set.ReadOnly {
-		n++
+		return 2
 	}
-	if w.set.Tag != "" {
-		n++
-	}
-	return n
+	return 1
 }
 
 func (w *wire) appendPrologue(out []byte) []byte {
@@ -358,9 +354,6 @@ func (w *wire) appendPrologue(out []byte) []byte {
 	out = p.appendStep(out, step, &w.set)
 	if w.set.ReadOnly {
 		out = p.appendStep(out, rls.ReadOnly, &w.set)
-	}
-	if w.set.Tag != "" {
-		out = p.appendStep(out, rls.Tag, &w.set)
 	}
 	w.armedMS, w.rearm = w.set.TimeoutMS, false
 	return out
