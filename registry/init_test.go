@@ -194,7 +194,7 @@ func TestInitUpgradesTheSecondVersion(t *testing.T) {
 	route, err := store.Lookup(t.Context(), "acme")
 	require.NoError(t, err)
 	require.Equal(t, 9, route.Plan.MaxConns)
-	require.EqualValues(t, 7, route.Plan.Rate)
+	require.InDelta(t, 7, route.Plan.Rate, 0)
 	require.Equal(t, 99, route.Plan.Burst)
 	plans, err := store.ListPlans(t.Context())
 	require.NoError(t, err)

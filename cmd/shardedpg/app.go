@@ -20,7 +20,8 @@ type app struct {
 	stdin   *os.File
 	out     io.Writer
 	notes   io.Writer // what a program that reads out must not see
-	color   bool      // out is a terminal that may be coloured
+	screens bool      // out is a terminal
+	color   bool      // and may be coloured
 	bars    bool      // notes is a terminal
 	columns int       // of that terminal
 	prompt  bool      // somebody can answer
@@ -39,6 +40,7 @@ func newApp(ctx context.Context, c *commands) *app {
 		stdin:   os.Stdin,
 		out:     os.Stdout,
 		notes:   os.Stderr,
+		screens: terminal(os.Stdout),
 		color:   terminal(os.Stdout) && os.Getenv("NO_COLOR") == "",
 		bars:    terminal(os.Stderr),
 		columns: columns,

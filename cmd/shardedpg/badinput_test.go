@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,8 +32,9 @@ var (
 		return all
 	}
 
-	badLimits = func(command string) map[string][]bad {
-		return map[string][]bad{
+	// badLimits is for those of the limits that a command has; none means all.
+	badLimits = func(command string, only ...string) map[string][]bad {
+		all := map[string][]bad{
 			"--statement-timeout": {
 				{command + "|--statement-timeout|fast", "30s, or unlimited", exitUsage},
 				{command + "|--statement-timeout|0s", "unlimited for no limit", exitUsage},
@@ -44,8 +47,13 @@ var (
 			},
 			"--max-conns": {{command + "|--max-conns|0", "at least 1", exitUsage}, {command + "|--max-conns|few", "--max-conns", exitUsage}},
 			"--weight":    {{command + "|--weight|0", "at least 1", exitUsage}, {command + "|--weight|heavy", "--weight", exitUsage}},
+			"--burst":     {{command + "|--burst=-1", "--burst is -1", exitUsage}, {command + "|--burst|many", "--burst", exitUsage}},
 			"--rate":      {{command + "|--rate|nan", "statements per second", exitUsage}, {command + "|--rate=-1", "statements per second", exitUsage}},
 		}
+		if len(only) > 0 {
+			maps.DeleteFunc(all, func(flag string, _ []bad) bool { return !slices.Contains(only, flag) })
+		}
+		return all
 	}
 
 	badDatabases = func(command, dsn string) map[string][]bad {
@@ -185,14 +193,29 @@ func badInput(f *fleet, files string) map[string]map[string][]bad {
 		"tenant override": merged(badTenant("tenant|override|ID|--weight|2"), badLimits("tenant|override|acme"), map[string][]bad{
 			"--for":    {{"tenant|override|acme|--weight|2|--for|1", "--for", exitUsage}, {"tenant|override|acme|--weight|2|--for|0s", "such as 24h", exitUsage}, {"tenant|override|acme|--clear|--for|1h", "leave", exitUsage}},
 			"--reason": {{"tenant|override|acme|--weight|2|--reason|a\tb", "no line of text", exitUsage}},
+			"--burst":  {{"tenant|override|acme|--burst|0", "leave it out", exitUsage}},
 		}),
+		"tenant kill": merged(badTenant("tenant|kill|ID"), map[string][]bad{
+			"--older-than": {{"tenant|kill|acme|--older-than=-1s", "use a duration such as 1s", exitUsage}, {"tenant|kill|acme|--older-than|1", "--older-than", exitUsage}},
+		}),
+		"tenant throttle": merged(badTenant("tenant|throttle|ID"), badLimits("tenant|throttle|acme", "--max-conns", "--weight", "--rate", "--burst"), map[string][]bad{
+			"--rate":   {{"tenant|throttle|acme|--rate|0", "shardedpg tenant disable", exitUsage}},
+			"--for":    {{"tenant|throttle|acme|--for|0s", "such as 1h", exitUsage}, {"tenant|throttle|acme|--for|1", "--for", exitUsage}},
+			"--reason": {{"tenant|throttle|acme|--reason|a\tb", "no line of text", exitUsage}, {"tenant|throttle|acme|--clear|--reason|x", "leave", exitUsage}},
+		}),
+		"top": {
+			"--interval": {{"top|--interval|1ms", "use 200ms to 1h", exitUsage}, {"top|--interval|1", "--interval", exitUsage}},
+			"--shard":    {{"top|--shard|eu9", "next: shardedpg shard list", exitFailed}},
+			"--rows":     {{"top|-n|0", "use at least 1", exitUsage}, {"top|-n|some", "--rows", exitUsage}},
+		},
 		"tenant slug": merged(badTenant("tenant|slug|ID|x"), map[string][]bad{
 			"<slug>": {{"tenant|slug|acme|x y", "slug", exitUsage}},
 		}),
 		"tenant provision": merged(badTenant("tenant|provision|ID"), badLayout("tenant|provision|acme")),
 		"tenant purge":     merged(badTenant("tenant|purge|ID|--yes"), badLayout("tenant|purge|acme|--yes")),
 		"plan set": merged(badLimits("plan|set|free"), map[string][]bad{
-			"<name>": {{"plan|set|a b|--statement-timeout|1s|--work-mem|1MB|--max-conns|1", "not allowed", exitUsage}, {"plan|set|gold|--max-conns|3", "would be new", exitUsage}, {"plan|set|free", "nothing to set", exitUsage}},
+			"--burst": {{"plan|set|free|--rate|0|--burst|10", "burst is 10 without a rate", exitUsage}},
+			"<name>":  {{"plan|set|a b|--statement-timeout|1s|--work-mem|1MB|--max-conns|1", "not allowed", exitUsage}, {"plan|set|gold|--max-conns|3", "would be new", exitUsage}, {"plan|set|free", "nothing to set", exitUsage}},
 		}),
 		"rls generate": merged(badDatabases("rls|generate", dsn), badDeclared("rls|generate"), badGenerated("rls|generate")),
 		"rls apply": merged(badDatabases("rls|apply|--dry-run", dsn), badDeclared("rls|apply|--dry-run"), badGenerated("rls|apply|--dry-run"),

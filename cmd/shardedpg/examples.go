@@ -38,10 +38,14 @@ var examples = map[string][]string{
 	"tenant readonly":  {`shardedpg tenant readonly acme`},
 	"tenant plan":      {`shardedpg tenant plan acme growth`},
 	"tenant override":  {`shardedpg tenant override acme --statement-timeout 2m --for 24h --reason 'year-end report'`, `shardedpg tenant override acme --clear`},
+	"tenant kill":      {`shardedpg tenant kill acme`, `shardedpg tenant kill acme --older-than 10s --terminate`},
+	"tenant throttle":  {`shardedpg tenant throttle acme`, `shardedpg tenant throttle acme --rate 20 --for 8h --reason 'import without end'`, `shardedpg tenant throttle acme --clear`},
 	"tenant slug":      {`shardedpg tenant slug 7c9e6679-7425-40de-944b-e07fc1f90ae7 acme`},
 	"tenant provision": {`shardedpg tenant provision acme`},
 	"tenant remove":    {`shardedpg tenant remove acme`},
 	"tenant purge":     {`shardedpg tenant purge acme --dry-run`, `shardedpg tenant purge acme`},
+
+	"top": {`shardedpg top`, `shardedpg top --once --shard eu1 -o json`},
 
 	"plan list": {`shardedpg plan list`},
 	"plan set": {

@@ -45,11 +45,15 @@ type commands struct {
 		ReadOnly  tenantReadOnly  `cmd:"" name:"readonly" help:"Refuse a tenant's writes."`
 		Plan      tenantPlan      `cmd:"" help:"Put a tenant on another plan."`
 		Override  tenantOverride  `cmd:"" help:"Replace limits of one tenant's plan, for a while or for good."`
+		Kill      tenantKill      `cmd:"" help:"Cancel the statements of a tenant that run on its shard, or end its sessions."`
+		Throttle  tenantThrottle  `cmd:"" help:"Give a tenant one connection and little of its rate, for a while."`
 		Slug      tenantSlug      `cmd:"" help:"Give a tenant a second name for people. Nothing is routed by it."`
 		Provision tenantProvision `cmd:"" help:"Make what a tenant's model needs on its shard, or what is missing of it."`
 		Remove    tenantRemove    `cmd:"" help:"Take a tenant out of the registry's answers. Its data stay, and enable brings it back."`
 		Purge     tenantPurge     `cmd:"" help:"Destroy a tenant's data for good."`
 	} `cmd:"" help:"Customers: where they live and what they may."`
+
+	Top top `cmd:"" help:"Show which tenants keep the servers busy now, and what they wait for."`
 
 	Plan struct {
 		List planList `cmd:"" help:"List plans."`

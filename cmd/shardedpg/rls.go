@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -161,11 +160,7 @@ func (t target) on(ctx context.Context, work func(conn *pgx.Conn) error) error {
 		if err != nil {
 			return connerr.Failed(err)
 		}
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			defer cancel()
-			_ = conn.Close(ctx)
-		}()
+		defer closeSoon(ctx, conn)
 		return work(conn)
 	}()
 	if err != nil {

@@ -103,7 +103,7 @@ func TestARecordedSessionIsWhatOperatorsSee(t *testing.T) {
 
 	s.explain("## Plans")
 	s.types("shardedpg plan set trial --statement-timeout 2s --work-mem 4MB --max-conns 1", "shardedpg plan set growth --work-mem 128MB --dry-run",
-		"shardedpg plan list")
+		"shardedpg plan set free --rate 20 --burst 200", "shardedpg plan list")
 
 	s.explain("## A thousand tenants of all models")
 	s.types("shardedpg tenant add acme --plan growth --region eu --dry-run", "shardedpg tenant add acme --plan growth --region eu",
@@ -133,8 +133,9 @@ func TestARecordedSessionIsWhatOperatorsSee(t *testing.T) {
 		"shardedpg shard drain us1 --reason 'hardware is replaced'", "shardedpg shard remove us1", "shardedpg tenant add later",
 		"shardedpg shard open eu1", "shardedpg shard list")
 
-	s.explain("## Limits for a day, and an end")
+	s.explain("## Limits for a day, a tenant that is held down, and an end")
 	s.types("shardedpg tenant override acme --statement-timeout 2m --for 24h --reason 'year-end report'",
+		"shardedpg tenant throttle hooli --reason 'import without end'", "shardedpg tenant kill hooli", "shardedpg tenant throttle hooli --clear",
 		"shardedpg tenant purge gratis --yes", "shardedpg tenant remove gratis", "shardedpg tenant purge gratis --dry-run", "shardedpg tenant purge gratis --yes")
 
 	s.explain("## Policies, and whether they hold\n\nThis fleet has policies of its own. They are replaced by generated ones, looked at, and attacked.")

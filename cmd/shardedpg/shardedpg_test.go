@@ -93,7 +93,7 @@ func TestBashCompletesCommandsAndTheirFlags(t *testing.T) {
 		require.NoError(t, err)
 		return strings.TrimSpace(string(out))
 	}
-	require.Equal(t, "registry shard tenant plan rls completion --help --registry --output", complete(""))
+	require.Equal(t, "registry shard tenant top plan rls completion --help --registry --output", complete(""))
 	require.Equal(t, "disable", complete("tenant", "dis"))
 	require.Equal(t, "disable", complete("-o", "json", "tenant", "dis"))
 	require.Equal(t, "--strategy", complete("tenant", "add", "acme", "--strateg"))

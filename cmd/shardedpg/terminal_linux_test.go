@@ -184,3 +184,20 @@ func unlimited(t *testing.T, f *fleet) string {
 	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(exported, "max_tenants: 500", "max_tenants: unlimited")), 0o600))
 	return file
 }
+
+func TestTopRedrawsAndLeavesTheTerminalAsItWas(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	term := f.on(t, 100, "top", "--interval", "200ms")
+	require.Eventually(t, func() bool { return strings.Count(term.text(), clearScreen) >= 3 }, 30*time.Second, 2*time.Millisecond)
+	term.press("\x03")
+	require.Zero(t, term.ends())
+	require.Eventually(t, func() bool { return strings.Contains(term.text(), leaveScreen) }, 10*time.Second, 2*time.Millisecond)
+	text := term.text()
+	require.True(t, strings.HasPrefix(text, enterScreen))
+	require.Equal(t, 1, strings.Count(text, leaveScreen))
+	require.Eventually(t, func() bool {
+		_, after, _ := strings.Cut(term.text(), leaveScreen)
+		return strings.Contains(after, "TENANT") && strings.HasSuffix(after, "\n")
+	}, 10*time.Second, 2*time.Millisecond, "the last table stays")
+}

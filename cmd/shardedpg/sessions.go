@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// whose says who the sessions of a shard's server belong to. It is used by one goroutine.
+type whose struct {
+	reg             *registry.Postgres
+	shard           string
+	login, database string            // of tenants' statements
+	owners          map[string]owner  // by database
+	names           map[string]string // of tenants, by tag
+	fresh           time.Time         // since when owners are remembered
+}
+
+// owner is who lives in a database: nobody of the shard, several tenants, or one.
+type owner struct {
+	ours bool
+	sole string
+}
+
+// Kinds of those that sessions belong to.
+const (
+	ofTenant  = "tenant"
+	ofProgram = "untagged" // whose tenant the server does not know, or not at this moment
+	ofOthers  = "others"   // other logins, other databases of the server, and the server itself
+)
+
+// server is how to ask the server of a shard: its admin DSN if it has one.
+type server struct {
+	shard string
+	cfg   *pgx.ConnConfig // secret
+	whose *whose
+}
+
+func newServer(ctx context.Context, reg *registry.Postgres, shard string) (*server, error) {
+	s, err := reg.ShardDSNs(ctx, shard)
+	if err != nil {
+		return nil, err
+	}
+	app, err := pgx.ParseConfig(s.DSN)
+	if err != nil { // pgx's text has parts of the DSN in it
+		return nil, errors.New("its DSN is no connection string: set it with shardedpg shard set-dsn")
+	}
+	dsn := s.AdminDSN
+	if dsn == "" {
+		dsn = s.DSN // sees the sessions of its own login, and may end them
+	}
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, errors.New("its admin DSN is no connection string: set it with shardedpg shard set-dsn")
+	}
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
+	return &server{shard, cfg, &whose{
+		reg: reg, shard: shard, login: app.User, database: databaseOf(app), owners: map[string]owner{}, names: map[string]string{},
+	}}, nil
+}
+
+// connect's errors hold no part of the DSN.
+func (s *server) connect(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, s.cfg)
+	if err != nil {
+		return nil, connerr.Failed(err)
+	}
+	return conn, nil
+}
+
+// closeSoon does not wait for a server that is gone.
+func closeSoon(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
+
+// rights explains a refusal by what an administrator's login lacks.
+func rights(err error) error {
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) && answer.Code == "42501" {
+		return fmt.Errorf("%w: grant pg_signal_backend to the login of its admin DSN", err)
+	}
+	return err
+}
+
+// remember is how long the registry's answers are good for.
+const remember = time.Minute
+
+// of finds who a session belongs to.
+func (w *whose) of(ctx context.Context, database, login, name string) (kind, tenant string, err error) {
+	if database == "" {
+		return ofOthers, "", nil
+	}
+	o, err := w.owner(ctx, database)
+	switch {
+	case err != nil:
+		return "", "", err
+	case !o.ours:
+		return ofOthers, "", nil
+	case strings.HasPrefix(name, rls.TagPrefix):
+		tenant, err := w.tagged(ctx, name)
+		return ofTenant, tenant, err
+	case login != w.login:
+		return ofOthers, "", nil
+	case o.sole != "":
+		return ofTenant, o.sole, nil
+	}
+	return ofProgram, "", nil
+}
+
+// owner finds who lives in a database.
+func (w *whose) owner(ctx context.Context, database string) (owner, error) {
+	if time.Since(w.fresh) > remember {
+		clear(w.owners)
+		w.fresh = time.Now()
+	}
+	if o, known := w.owners[database]; known {
+		return o, nil
+	}
+	if database == w.database {
+		o := owner{ours: true} // and of tenants who name no database
+		w.owners[database] = o
+		return o, nil
+	}
+	found, err := w.reg.ListTenants(ctx, registry.TenantFilter{Shard: w.shard, Database: database, Removed: registry.AnyTenants, Limit: 2})
+	if err != nil {
+		return owner{}, err
+	}
+	o := owner{ours: len(found) > 0}
+	if len(found) == 1 && found[0].Model == resolver.ModelDatabase {
+		o.sole = found[0].ID
+	}
+	w.owners[database] = o
+	return o, nil
+}
+
+const (
+	idPage  = 1000
+	idPages = 10
+)
+
+// tagged finds the tenant of a tag. Of a tag with a hash the tenants are asked whose IDs begin like it; if there are too many,
+// the tag itself is what is known.
+func (w *whose) tagged(ctx context.Context, tag string) (string, error) {
+	if id := strings.TrimPrefix(tag, rls.TagPrefix); !strings.Contains(id, " ") {
+		return id, nil
+	}
+	if id, known := w.names[tag]; known {
+		return id, nil
+	}
+	begin, _, _ := strings.Cut(strings.TrimPrefix(tag, rls.TagPrefix), " ")
+	begin, _, _ = strings.Cut(begin, "?") // from there on it may stand for another character
+	filter := registry.TenantFilter{Shard: w.shard, After: begin, Limit: idPage}
+	name := strings.TrimPrefix(tag, rls.TagPrefix)
+search:
+	for range idPages {
+		page, err := w.reg.ListTenants(ctx, filter)
+		if err != nil {
+			return "", err
+		}
+		for _, t := range page {
+			switch {
+			case rls.ApplicationName(t.ID) == tag:
+				name = t.ID
+				break search
+			case !strings.HasPrefix(t.ID, begin):
+				break search
+			}
+			filter.After = t.ID
+		}
+		if len(page) < idPage {
+			break
+		}
+	}
+	w.names[tag] = name
+	return name, nil
+}
