@@ -93,7 +93,7 @@ type Config struct {
 	// AcquireTimeout is the longest wait for a connection. Default 30s.
 	AcquireTimeout time.Duration
 	// ConnectTimeout bounds opening a connection to a shard. Default 10s. It ends when its statement's context does, but not
-	// within its first second: what was begun is for the next statement then.
+	// within its first second: what was begun is for the next statement then. Several hosts of a DSN share it.
 	ConnectTimeout time.Duration
 
 	// ConfigureConn adjusts the connections of a shard (a tracer, a TLS configuration) before they are opened. It must not
@@ -101,7 +101,7 @@ type Config struct {
 	ConfigureConn func(shard string, cc *pgx.ConnConfig) error
 	// BeforeConnect changes a copy of a shard's connection configuration before each connection for tenants' statements: a
 	// password that rotates, a token that expires. It is called by many goroutines and must not change BuildFrontend or the
-	// database. The context has the values of the statement's, and ends as ConnectTimeout says. Default: connections are made
+	// database. The context has the values of the statement's, if there is one, and ends as ConnectTimeout says. Default: connections are made
 	// as the shard's DSN says.
 	BeforeConnect func(ctx context.Context, shard string, cc *pgx.ConnConfig) error
 	// Logger gets the events that no caller sees: privileged access, shards that are down or back. Default: nothing is logged.

@@ -110,12 +110,20 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 	if !errors.As(err, &server) {
 		return c.broken(ctx, err, try)
 	}
-	if code := b.PrologueFailure(); code != "" {
+	code := b.PrologueFailure()
+	if backend.PoolFull(server) { // not again: each try would wait as long
+		return backendError(server, l.tenant, l.shard.name)
+	}
+	if code != "" {
 		return c.prologueFailed(ctx, server, code, try)
 	}
 	switch server.Code {
 	case "57P01", "57P02", "57P03":
 		l.shard.pool.Flush()
+	case "25006": // a transaction that only reads, or a server that was the primary once
+		if c.demoted(ctx, server, try) {
+			return nil
+		}
 	case "0A000": // a cached plan met changed tables: raised before execution, and pgx has dropped the statement
 		if server.Routine == "RevalidateCachedQuery" && try < maxReplans && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
@@ -140,6 +148,25 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 		}
 	}
 	return err
+}
+
+// demoted reports whether a statement was refused by a server that no longer takes writes, so that another one may take it.
+// Inside a transaction the caller has to know; the server is asked when the connection is given back.
+func (c *Conn) demoted(ctx context.Context, server *pgconn.PgError, try int) bool {
+	l := &c.lease
+	b := l.backend
+	if l.settings.ReadOnly || c.tx.open && c.tx.opts.ReadOnly {
+		return false
+	}
+	if c.tx.open || b.Status() != 'I' || b.Used() || try >= maxTries-1 || !raisedAtTop(server, b) {
+		b.Doubt()
+		return false
+	}
+	if !l.shard.pool.Demoted(ctx, b) {
+		return false
+	}
+	c.drop()
+	return true
 }
 
 // raisedAtTop reports whether an error is about the statement itself. An error with a context was raised inside a block or
@@ -207,11 +234,9 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	l := &c.lease
 	unsent := errors.Is(err, driver.ErrBadConn) || pgconn.SafeToRetry(err)
 	if l.backend.Unanswered() && unsent {
-		what := "the connection was lost while a statement ran; it may have taken effect"
-		if c.tx.open {
-			what = lostTx
-		}
-		err, unsent = l.lost(what), false
+		err, unsent = l.lost(c.lostWhat(), nil), false
+	} else if !unsent && l.backend.Dead() && ctx.Err() == nil {
+		err = l.lost(c.lostWhat(), err)
 	}
 	if !unsent {
 		if l.backend.Dead() && ctx.Err() == nil {
@@ -227,17 +252,24 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	}
 	if c.tx.open && c.tx.statements > 1 || l.backend.Status() != 'I' {
 		c.drop()
-		return l.lost(lostTx)
+		return l.lost(lostTx, nil)
 	}
 	if l.backend.Used() {
 		c.drop()
-		return l.lost("the connection was lost with the session state that earlier statements left on it")
+		return l.lost("the connection was lost with the session state that earlier statements left on it", nil)
 	}
 	c.drop()
 	if try < maxTries-1 {
 		return nil
 	}
-	return l.lost("connections to it break; check the server and the network")
+	return l.lost("connections to it break; check the server and the network", nil)
+}
+
+func (c *Conn) lostWhat() string {
+	if c.tx.open {
+		return lostTx
+	}
+	return "the connection was lost while a statement ran; it may have taken effect"
 }
 
 const lostTx = "the connection was lost and the transaction with it; start it again"

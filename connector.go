@@ -26,6 +26,7 @@ type Connector struct {
 	ownStore io.Closer // nil unless the connector opened the store
 	routes   *resolver.Cache
 	inputs   *lru.Cache[string, int] // statement text → number of parameters
+	life     context.Context         // ends with Close
 	stop     context.CancelFunc
 	watching sync.WaitGroup
 
@@ -74,8 +75,8 @@ func NewConnector(cfg Config) (*Connector, error) {
 	c.routes = resolver.NewCache(c.store, resolver.CacheConfig{
 		Size: cfg.CacheSize, TTL: cfg.CacheTTL, LookupTimeout: cfg.LookupTimeout, FirstLookupTimeout: cfg.ConnectTimeout,
 	})
-	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // the watch lives until Close
-	c.stop = stop
+	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // what nobody waits for lives until Close
+	c.life, c.stop = ctx, stop
 	c.watching.Go(func() {
 		err := c.store.Watch(ctx, c.handler(ctx))
 		if err != nil && ctx.Err() == nil {
@@ -183,7 +184,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, Tagged: c.cfg.Tag, MaxOpen: c.cfg.MaxConns, Verify: !c.cfg.SkipVerify,
 			Strict: c.cfg.Guard == GuardStrict, Allow: c.cfg.GuardAllow,
 			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
-			Changed: c.outageLog(r.Shard.Name),
+			Changed: c.outageLog(r.Shard.Name), Life: c.life,
 		}),
 	}
 	c.shards[key] = s

@@ -14,8 +14,8 @@ import (
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
-// Conditions to branch on with errors.Is. Except for ErrShardUnavailable with a transaction that was open, they say that
-// nothing of the caller's statement was sent. None matches driver.ErrBadConn.
+// Conditions to branch on with errors.Is. They say that nothing of the caller's statement was sent, except for
+// ErrShardUnavailable when a connection broke with work on it: pgconn.SafeToRetry tells. None matches driver.ErrBadConn.
 var (
 	// ErrNoTenant: the context names no tenant. A bug in the caller.
 	ErrNoTenant = errors.New("no tenant in the context")
@@ -35,7 +35,7 @@ var (
 	ErrTenantBusy = limits.ErrTenantBusy
 	// ErrRateLimited: the tenant sends more statements per second than its plan has. Retry after Error.RetryAfter.
 	ErrRateLimited = limits.ErrRateLimited
-	// ErrShardBusy: no connection became free in time. Retry later, unless there is no RetryAfter: then callers hold them all and
+	// ErrShardBusy: no connection became free in time, here or in PgBouncer. Retry later, unless there is no RetryAfter: then callers hold them all and
 	// wait, perhaps for each other, and the text says what to do.
 	ErrShardBusy = limits.ErrShardBusy
 	// ErrShardUnavailable: the shard could not be reached, or the connection was lost. After three failed attempts to connect it

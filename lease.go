@@ -139,7 +139,7 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 // replace takes another backend for a lease that has lost its own. A transaction of which nothing ran moves with it.
 func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 	if c.tx.open && c.tx.statements > 0 {
-		return nil, c.lease.lost("the connection was lost and the transaction with it; start it again")
+		return nil, c.lease.lost(lostTx, nil)
 	}
 	b, err := c.checkout(ctx)
 	if err != nil || !c.tx.open {
@@ -251,6 +251,11 @@ func (l *lease) backendError(err error) error { return backendError(err, l.tenan
 // backendError is for failures to get a usable connection: nothing of the caller's was sent.
 func backendError(err error, tenant, shard string) error {
 	e := &Error{Stage: StageBackend, Tenant: tenant, Shard: shard, Err: err}
+	if backend.PoolFull(err) {
+		e.Err, e.RetryAfter = fmt.Errorf("%w: the pooler in front had no connection for it within its query_wait_timeout; keep "+
+			"sharded_max_conns of all programs together at or below its pool size", ErrShardBusy), time.Second
+		return e
+	}
 	if !errors.Is(err, ErrUnsafeRole) && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, context.Canceled) {
 		e.Err = fmt.Errorf("%w: %w; check that the server is up and takes connections", ErrShardUnavailable, err)
 		e.RetryAfter = time.Second
@@ -262,12 +267,16 @@ func backendError(err error, tenant, shard string) error {
 	return e
 }
 
-// lost is for a connection that broke after something was sent.
-func (l *lease) lost(what string) error {
-	return &Error{
+// lost is for a connection that broke after something was sent. The cause is the network's, or nil.
+func (l *lease) lost(what string, cause error) error {
+	e := &Error{
 		Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, sent: true, RetryAfter: time.Second,
 		Err: fmt.Errorf("%w: %s", ErrShardUnavailable, what),
 	}
+	if cause != nil {
+		e.Err = fmt.Errorf("%w: %w", e.Err, cause)
+	}
+	return e
 }
 
 func (c TenantCase) apply(id string) string {

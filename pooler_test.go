@@ -16,6 +16,12 @@ import (
 // pooled opens a driver instance of its own behind a PgBouncer.
 func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int, change ...func(*shardedpg.Config)) *sql.DB {
 	t.Helper()
+	db, _ := pooledConnector(t, bouncer, database, execMode, conns)
+	return db
+}
+
+func pooledConnector(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int) (*sql.DB, *shardedpg.Connector) {
+	t.Helper()
 	store, err := registry.NewStatic(registry.Fleet{
 		Shards: []registry.Shard{{
 			Name: "s1", DSN: bouncer.DSN("wire_app", database) + " default_query_exec_mode=" + execMode,
@@ -31,7 +37,7 @@ func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, co
 	require.NoError(t, err)
 	db := sql.OpenDB(connector)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return db
+	return db, connector
 }
 
 func TestTenantsStayApartBehindPgBouncer(t *testing.T) {

@@ -128,6 +128,74 @@ func TestStatementsInTheQueueOfAShardThatDiesDoNotEachWaitForIt(t *testing.T) {
 	require.Less(t, f.backends("far").Connects, int64(4+waiting/2))
 }
 
+func TestAConnectionThatOutlivesAnOutageDoesNotHideItsEnd(t *testing.T) {
+	t.Parallel()
+	f, proxy := halved(t)
+	held := f.conn(f.a)
+	f.requireNotes(f.a, held, notesOfA)
+	proxy.Refuse(true)
+	require.Eventually(t, func() bool { _, _ = f.db.ExecContext(f.a, "select 1"); return f.backends("far").Down }, 20*time.Second, time.Millisecond)
+	f.requireNotes(f.a, held, notesOfA)
+	require.NoError(t, held.Close())
+	proxy.Refuse(false)
+	require.Eventually(t, func() bool { _, err := f.db.ExecContext(f.a, "select 1"); return err == nil }, 20*time.Second, time.Millisecond)
+	require.False(t, f.backends("far").Down, "or statements would be refused whenever another one needs a connection")
+}
+
+// All slots are held by connections that do not end, so there are no attempts to connect but the driver's own.
+func TestAShardThatStopsToAnswerIsFoundDeadWithoutNewConnections(t *testing.T) {
+	t.Parallel()
+	f, proxy := halved(t)
+	var held []*sql.Conn
+	for range 4 {
+		conn := f.conn(f.a)
+		f.requireNotes(f.a, conn, notesOfA)
+		held = append(held, conn)
+	}
+	for _, conn := range held {
+		require.NoError(t, conn.Close())
+	}
+	require.Equal(t, 4, f.backends("far").Idle)
+	proxy.Stall(true)
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			ctx, cancel := context.WithTimeout(f.a, 100*time.Millisecond)
+			defer cancel()
+			if _, err := f.db.ExecContext(ctx, "select 1"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	group.Wait()
+	require.Eventually(t, func() bool { return f.backends("far").Down }, 12*time.Second, time.Millisecond, "before the connections are given up")
+	_, err := f.db.ExecContext(f.a, "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	proxy.Stall(false)
+	require.Eventually(t, func() bool { _, err := f.db.ExecContext(f.a, "select 1"); return err == nil }, 20*time.Second, time.Millisecond)
+}
+
+// A server that takes its time to cancel is there.
+func TestAStatementThatDoesNotEndMakesNoShardDead(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.MaxConns = 4 },
+		// A statement that catches its own cancellation goes on.
+		schema: []string{`create function stubborn() returns void language plpgsql as $$ begin
+			perform pg_sleep(60); exception when query_canceled then perform pg_sleep(2); end $$`},
+	})
+	for range 4 {
+		ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
+		_, err := f.db.ExecContext(ctx, "select stubborn()")
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	require.Eventually(t, func() bool { return f.backends("s1").Connects > 4 }, 20*time.Second, time.Millisecond, "it is asked")
+	f.requireNoSlotInUse()
+	require.Zero(t, f.backends("s1").Outages)
+	f.requireOwnRows()
+}
+
 func TestNobodyWaitsForASlotOfADeadShard(t *testing.T) {
 	t.Parallel()
 	f, proxy := halved(t)

@@ -61,15 +61,20 @@ func (t *tx) Commit() error {
 		return err
 	}
 	if b.Began() && b.Dead() {
-		return c.lease.lost("the connection was lost and the transaction with it; start it again")
+		return c.lease.lost(lostTx, nil)
 	}
 	tag, err := b.End(ctx, true)
 	if err != nil {
+		var server *pgconn.PgError
+		const what = "the connection was lost during COMMIT; the transaction may have been committed"
+		switch {
+		case b.Unanswered() && pgconn.SafeToRetry(err): // pgx says of a closed connection what is not so
+			err = c.lease.lost(what, nil)
+		case b.Dead() && ctx.Err() == nil && !errors.As(err, &server):
+			err = c.lease.lost(what, err)
+		}
 		if b.Dead() && ctx.Err() == nil {
 			c.lease.shard.pool.Flush()
-		}
-		if b.Unanswered() && pgconn.SafeToRetry(err) {
-			return c.lease.lost("the connection was lost during COMMIT; the transaction may have been committed")
 		}
 		return err
 	}
@@ -107,7 +112,7 @@ func (c *Conn) end(ctx context.Context) (*backend.Backend, error) {
 		return nil, nil
 	case l.backend == nil:
 		if statements > 0 {
-			return nil, l.lost("the connection was lost and the transaction with it; start it again")
+			return nil, l.lost(lostTx, nil)
 		}
 		return nil, nil
 	case l.backend.BrokeTx():

@@ -21,7 +21,7 @@ func tiny(t *testing.T, args ...string) options {
 		"-rounds=2", "-round-time=3ms", "-rows=2000", "-out", filepath.Join(t.TempDir(), "out", "latest.json"),
 	}, args...), io.Discard)
 	require.NoError(t, err)
-	o.tenants, o.idle, o.idleRounds, o.routing, o.noisy, o.registry = 50, 5*time.Millisecond, 1, false, false, 0
+	o.tenants, o.idle, o.idleRounds, o.routing, o.noisy, o.outage, o.registry = 50, 5*time.Millisecond, 1, false, false, false, 0
 	o.headline.length = 0
 	return o
 }
@@ -98,6 +98,32 @@ func TestRegistrySectionRunsAlone(t *testing.T) {
 	require.Equal(t, []string{
 		"registry_add", "registry_list_page", "registry_resolve_cold", "registry_resolve_cached", "registry_provision_schema",
 	}, names)
+}
+
+func TestOutageSectionRunsAlone(t *testing.T) {
+	t.Parallel()
+	needServer(t)
+	o := tiny(t, "-only=outage")
+	o.outageTimes = outageTimes{rounds: 1, phase: time.Second}
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), &out, o), "output:\n%s", &out)
+	text, err := os.ReadFile(o.jsonFile)
+	require.NoError(t, err)
+	var got results
+	require.NoError(t, json.Unmarshal(text, &got))
+	for _, f := range faults {
+		if f.name == "disk full" && !smallDisks {
+			continue
+		}
+		for _, phase := range outageNames {
+			r, ok := got.find(phase, f.name, outageConns, 0)
+			require.True(t, ok, "%s, %s", f.name, phase)
+			require.Positive(t, r.P50us)
+			require.GreaterOrEqual(t, r.P99us, r.P50us)
+			require.Positive(t, r.RatioToLimit)
+		}
+		require.Contains(t, out.String(), "outage_during, one shard "+f.name+": ratio to before")
+	}
 }
 
 func TestNoisySectionRunsAlone(t *testing.T) {

@@ -40,26 +40,36 @@ const policyExpr = "tenant_id = (select nullif(current_setting('" + tenantSettin
 
 // startFleet starts a server and loads about the given number of rows.
 func startFleet(ctx context.Context, rows, tenants int) (*fleet, error) {
+	f, load := newFleet(rows, tenants)
+	return f, f.start(ctx, load...)
+}
+
+// newFleet is the fleet, and what it has to load.
+func newFleet(rows, tenants int) (_ *fleet, load []string) {
 	f := &fleet{rows: max(rows/tenants, 1), wide: tenantID(tenants)}
 	for n := range tenants {
 		f.tenants = append(f.tenants, tenantID(n))
 	}
 	const each = "from generate_series(%d, %d) t, generate_series(1, %d) i"
-	return f, f.start(ctx,
+	return f, []string{
 		fmt.Sprintf(each, 0, 0, max(f.rows, hotRows)),
 		fmt.Sprintf(each, 1, tenants-1, f.rows),
-		fmt.Sprintf(each, tenants, tenants, f.rows*tenants))
+		fmt.Sprintf(each, tenants, tenants, f.rows*tenants),
+	}
 }
 
 // start starts the server, creates table, role and policies, and loads the rows that the from clauses give: row i of tenant t.
-func (f *fleet) start(ctx context.Context, rows ...string) (err error) {
-	f.server, err = pgtest.Start(ctx, pgtest.Options{Name: "bench", TCP: true, Settings: map[string]string{
+func (f *fleet) start(ctx context.Context, rows ...string) error {
+	return f.startOn(ctx, pgtest.Options{Name: "bench", TCP: true, Settings: map[string]string{
 		"max_connections":    strconv.Itoa(serverConnections),
 		"shared_buffers":     "512MB", // the whole table: the benchmark is about round trips and CPU, not about disks
 		"max_wal_size":       "2GB",   // no checkpoint while a round runs
 		"checkpoint_timeout": "1h",
-	}})
-	if err != nil {
+	}}, rows...)
+}
+
+func (f *fleet) startOn(ctx context.Context, o pgtest.Options, rows ...string) (err error) {
+	if f.server, err = pgtest.Start(ctx, o); err != nil {
 		return err
 	}
 	defer func() {

@@ -54,6 +54,8 @@ type options struct {
 	noisyRows   int // of the noisy tenant
 	noisyConns  []int
 	noisyChart  string
+	outage      bool
+	outageTimes outageTimes
 	headline    headlineOptions
 	only        string // the section to run alone
 	cpuProfile  string
@@ -94,6 +96,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	o.noisy, o.noisyRows = true, noisyRows
 	o.headline.step, o.headline.scale = 8*time.Second, 60
 	o.noisyTimes = noisyTimes{rounds: 3, phase: 4 * time.Second, settle: time.Second}
+	o.outage, o.outageTimes = true, outageTimes{rounds: 3, phase: 2500 * time.Millisecond}
 	if *quick {
 		set := map[string]bool{}
 		flags.Visit(func(f *flag.Flag) { set[f.Name] = true })
@@ -115,6 +118,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		o.headline.step, o.headline.scale = time.Second, 6
 		o.idleRounds = 2
 		o.noisyTimes = noisyTimes{rounds: 1, phase: time.Second, settle: time.Second / 2}
+		o.outageTimes = outageTimes{rounds: 1, phase: 2500 * time.Millisecond}
 	}
 	var err error
 	if o.cases, err = chooseCases(*cases); err != nil {
@@ -175,7 +179,7 @@ func (o options) validate() error {
 }
 
 // sections can run alone.
-const sections = "registry, noisy, headline, routing"
+const sections = "registry, noisy, outage, headline, routing"
 
 // maxConcurrency leaves each worker a hot row of its own and all peers together room on the server.
 const maxConcurrency = 16

@@ -61,6 +61,8 @@ func runAlone(ctx context.Context, out io.Writer, o options) (err error) {
 		rs, err = measureRegistry(ctx, out, o.registry)
 	case "noisy":
 		rs, err = measureNoisy(ctx, out, o)
+	case "outage":
+		rs, err = measureOutage(ctx, out, o)
 	case "headline":
 		rs, err = measureHeadline(ctx, out, o.headline)
 	case "routing":
@@ -247,6 +249,13 @@ func (b *bench) profileOne(ctx context.Context, own []peerKind, delayMS float64,
 func (b *bench) report(ctx context.Context) error {
 	if b.noisy {
 		rs, err := measureNoisy(ctx, b.out, b.options)
+		if err != nil {
+			return err
+		}
+		b.results = append(b.results, rs...)
+	}
+	if b.outage {
+		rs, err := measureOutage(ctx, b.out, b.options)
 		if err != nil {
 			return err
 		}

@@ -112,6 +112,9 @@ const extraAllocs = 6
 // noisyTarget is how much longer the slowest of the quiet tenants' statements may take beside a noisy one.
 const noisyTarget = 1.5
 
+// outageTarget is how much longer the slowest statements on other shards may take while one has an outage.
+const outageTarget = 1.1
+
 // judge lists the targets that the run has figures for.
 func (rs results) judge() []target {
 	var all []target
@@ -145,6 +148,12 @@ func (rs results) judge() []target {
 		}
 	}
 	for _, r := range rs {
+		if r.Case == outageNames[outageDuring] || r.Case == outageNames[outageAfter] {
+			all = append(all, target{
+				name: fmt.Sprintf("p99 of other shards' tenants, %s, one shard %s: ratio to before", r.Case, r.Peer),
+				got:  r.RatioToLimit, want: outageTarget, unit: "x",
+			})
+		}
 		if r.Peer == ownPeer && (r.Case == headlineRead || r.Case == headlineMixed) {
 			all = append(all, target{
 				name: fmt.Sprintf("%s: statements per second with p99 below %v", r.Case, headlineP99),

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 )
 
 // tryDSNs connects with the DSNs of a shard. Its errors name the field, the server's answer and no part of a DSN.
@@ -45,6 +46,7 @@ func onShard(ctx context.Context, dsn string, ask func(ctx context.Context, conn
 		return errors.New("it is no PostgreSQL URL or keyword/value string, or names a file that is not there")
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
+	hosts.Share(&cfg.Config, connectTimeout)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return connectError(err)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 )
 
 var (
@@ -48,11 +50,38 @@ func (c *connector) Driver() driver.Driver { return c.server.Driver() }
 func newConnector(cfg *pgx.ConnConfig, most int, before func(context.Context, *pgx.ConnConfig) error) *connector {
 	// No ping in front of a lookup after each idle second: broken connections are noticed by what runs on them.
 	never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
-	options := []stdlib.OptionOpenDB{never}
-	if before != nil {
-		options = append(options, stdlib.OptionBeforeConnect(before))
-	}
-	return detached(stdlib.GetConnector(*cfg, options...), most)
+	hosts.Share(&cfg.Config, connectTimeout)
+	host := new(hosts.Memory)
+	return detached(stdlib.GetConnector(*cfg, never,
+		stdlib.OptionBeforeConnect(func(ctx context.Context, cfg *pgx.ConnConfig) error {
+			if before != nil {
+				if err := before(ctx, cfg); err != nil {
+					return err
+				}
+			}
+			host.Prefer(&cfg.Config)
+			return nil
+		}),
+		stdlib.OptionAfterConnect(func(_ context.Context, conn *pgx.Conn) error {
+			conn.PgConn().CustomData()[bornReadOnly] = hosts.ReadOnly(conn.PgConn())
+			return nil
+		}),
+		stdlib.OptionResetSession(func(_ context.Context, conn *pgx.Conn) error {
+			if demoted(conn) {
+				return driver.ErrBadConn
+			}
+			return nil
+		}),
+	), most)
+}
+
+const bornReadOnly = "sharded-pg: read only"
+
+// demoted reports whether the server of conn takes no writes any more, as it said with its last answer: the registry goes on
+// elsewhere, and neither its rows nor its notifications are to be had here. It is no question for who wanted a standby.
+func demoted(conn *pgx.Conn) bool {
+	born, known := conn.PgConn().CustomData()[bornReadOnly].(bool)
+	return known && !born && hosts.ReadOnly(conn.PgConn())
 }
 
 func detached(c driver.Connector, most int) *connector {

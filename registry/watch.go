@@ -117,9 +117,14 @@ func (p *Postgres) subscribe(ctx context.Context, conn *pgx.Conn) (pooled bool, 
 	if pid != conn.PgConn().PID() {
 		return true, nil
 	}
+	if demoted(conn) {
+		return false, errDemoted
+	}
 	_, err = conn.Exec(ctx, "listen "+pgx.Identifier{p.channel}.Sanitize())
 	return false, err
 }
+
+var errDemoted = errors.New("the server takes no writes any more, so the registry no longer changes there")
 
 // next delivers one notification, or makes sure that the connection lives when none has come for a while.
 func (p *Postgres) next(ctx context.Context, conn *pgx.Conn, h Handler, pooled bool) error {
@@ -140,6 +145,9 @@ func (p *Postgres) next(ctx context.Context, conn *pgx.Conn, h Handler, pooled b
 	defer cancelPing()
 	if err := conn.Ping(pingCtx); err != nil {
 		return fmt.Errorf("the connection no longer answers: %w", err)
+	}
+	if demoted(conn) {
+		return errDemoted
 	}
 	if pooled {
 		h.flush()

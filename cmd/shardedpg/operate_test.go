@@ -2,6 +2,7 @@ package main
 
 import (
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,6 +138,27 @@ func TestPromisesThatAShardCannotKeepAreWarnedOfWithNumbers(t *testing.T) {
 	require.Len(t, status["warnings"], 2)
 	require.Empty(t, f.run(t, "", "plan", "set", "growth", "--work-mem", "32MB", "--max-conns", "5").notes, "which is kept")
 	require.Empty(t, f.run(t, "", "registry", "status").notes)
+}
+
+func TestHealthAsksForTheSizeOfAPoolerThatItMeets(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"wal_level": "logical"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	require.NoError(t, server.Exec(t.Context(), "postgres", "create role app login"))
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	f := newFleet(t)
+	f.ok(t, "registry", "init")
+	fleet := "shards: {pooled: {dsn: '" + bouncer.DSN("app", "postgres") + "', admin_dsn: '" + server.DSN("postgres", "postgres") + "'%s}}\n"
+	f.ok(t, "registry", "apply", "-f", written(t, fmt.Sprintf(fleet, "")))
+	r := f.run(t, "", "shard", "health")
+	require.Zero(t, r.code, "%s%s", r.out, r.notes)
+	require.Contains(t, r.notes, `warning: shard "pooled": a pooler is in front of it, and how many connections its pool has is not known: set the label capacity.slots`)
+	require.Equal(t, true, f.json(t, "shard", "health")["shards"].([]any)[0].(map[string]any)["pooled"])
+	f.ok(t, "registry", "apply", "-f", written(t, fmt.Sprintf(fleet, ", labels: {capacity.slots: '20'}")))
+	require.Empty(t, f.run(t, "", "shard", "health").notes)
 }
 
 // written is a file with that text.

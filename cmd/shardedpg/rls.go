@@ -11,6 +11,7 @@ import (
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 	"github.com/sharded-pg/sharded-pg/rls/policy"
@@ -156,6 +157,7 @@ func (t target) on(ctx context.Context, work func(conn *pgx.Conn) error) error {
 		if t.shard != "" {
 			cfg.Database = t.database
 		}
+		hosts.Share(&cfg.Config, hosts.Limit)
 		conn, err := pgx.ConnectConfig(ctx, cfg)
 		if err != nil {
 			return connerr.Failed(err)

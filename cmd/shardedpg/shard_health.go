@@ -56,12 +56,19 @@ func (c *shardHealth) Run(a *app) error {
 	})
 }
 
+const unsized = "a pooler is in front of it, and how many connections its pool has is not known: set the label " + registry.SlotsLabel +
+	" to its default_pool_size, and keep sharded_max_conns of all programs together at or below that"
+
 // overcommitted adds warnings where plans promise more than the servers have, or than the shards' labels say.
 func overcommitted(ctx context.Context, reg *registry.Postgres, shards []registry.ShardInfo, reports []shownHealth) error {
 	capacities := make(map[string]registry.Capacity, len(shards))
 	for i, s := range shards {
-		if c := s.Capacity(); c.Slots == 0 {
-			capacities[s.Name] = registry.Capacity{Slots: reports[i].Slots}
+		if c := s.Capacity(); c.Slots != 0 {
+			continue
+		}
+		capacities[s.Name] = registry.Capacity{Slots: reports[i].Slots}
+		if reports[i].Pooled {
+			reports[i].Warnings = append(reports[i].Warnings, unsized)
 		}
 	}
 	promises, err := reg.Overcommit(ctx, capacities)
@@ -71,7 +78,7 @@ func overcommitted(ctx context.Context, reg *registry.Postgres, shards []registr
 	for _, c := range promises {
 		for i := range reports {
 			if reports[i].Shard == c.Shard {
-				reports[i].Warnings = c.Warnings()
+				reports[i].Warnings = append(reports[i].Warnings, c.Warnings()...)
 			}
 		}
 	}

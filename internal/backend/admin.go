@@ -1,9 +1,13 @@
 package backend
 
 import (
+	"context"
 	"database/sql"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 )
 
 // OpenAdmin opens a plain pool on a shard's admin DSN: no tenant, no prologue.
@@ -12,5 +16,10 @@ func OpenAdmin(dsn string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return stdlib.OpenDB(*cc.ConnConfig), nil
+	hosts.Share(&cc.ConnConfig.Config, hosts.Limit)
+	host := new(hosts.Memory)
+	return stdlib.OpenDB(*cc.ConnConfig, stdlib.OptionBeforeConnect(func(_ context.Context, cc *pgx.ConnConfig) error {
+		host.Prefer(&cc.Config)
+		return nil
+	})), nil
 }

@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	tripAfter  = 3           // attempts to connect that fail in a row
-	probeAfter = time.Second // then one attempt at a time, until one succeeds
-	patience   = time.Second // then an attempt that its caller does not wait for has failed
+	tripAfter = 3 // attempts to connect that fail in a row
+	// Then one attempt at a time, until one succeeds. Shorter, and a fleet of programs would have a server that recovers make
+	// hundreds of processes a second only to refuse them.
+	probeAfter = 250 * time.Millisecond
+	patience   = time.Second // then an attempt that its caller does not wait for has failed; longer where there are several hosts
 )
 
 // DownError says that a shard could not be connected to several times in a row, so that nobody waits for it now.
@@ -45,12 +47,14 @@ type breaker struct {
 	down    atomic.Pointer[time.Time] // when it was last found dead; nil while it is not
 	probing atomic.Int64              // attempts under way that are to tell
 	outages atomic.Int64
+
+	patience time.Duration // with an attempt that its caller does not wait for
 }
 
 // newBreaker calls changed with what the last attempt met with when the shard is found dead, and with nil when it is back.
 // It must return at once.
-func newBreaker(changed func(error)) *breaker {
-	b := &breaker{}
+func newBreaker(patience time.Duration, changed func(error)) *breaker {
+	b := &breaker{patience: patience}
 	b.b = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:     probeAfter,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
@@ -150,7 +154,7 @@ func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func
 		var a attempt
 		select {
 		case a = <-result:
-		case <-time.After(patience - time.Since(start)):
+		case <-time.After(b.patience - time.Since(start)):
 			cancel()
 			if a = <-result; errors.Is(a.err, context.Canceled) && !foreign(a.err) { // the shard's failure, and no caller's wish
 				a.err = cause(context.DeadlineExceeded)
@@ -191,6 +195,13 @@ func foreign(err error) bool {
 	var hook *hookError
 	var server *pgconn.PgError
 	return errors.As(err, &hook) || errors.As(err, &server) && pooler(server)
+}
+
+// PoolFull reports whether PgBouncer has let a statement wait for a server connection for as long as it may, and sent nothing on.
+func PoolFull(err error) bool {
+	var server *pgconn.PgError
+	// No SQL raises a FATAL error, so this one is no tenant's.
+	return errors.As(err, &server) && pooler(server) && server.Severity == "FATAL" && server.Message == "query_wait_timeout"
 }
 
 func pooler(server *pgconn.PgError) bool { return strings.HasPrefix(server.Code, "08") }

@@ -34,20 +34,20 @@ func TestThreeFailedAttemptsInARowFindAShardDead(t *testing.T) {
 			require.NoError(t, b.Refuses())
 			require.ErrorIs(t, attempt(b, t.Context(), 0, gone), gone)
 		}
-		time.Sleep(300 * time.Millisecond) //nolint:forbidigo // in a synctest bubble
+		time.Sleep(100 * time.Millisecond) //nolint:forbidigo // in a synctest bubble
 		var down *backend.DownError
 		require.ErrorAs(t, b.Refuses(), &down)
-		require.Equal(t, 700*time.Millisecond, down.RetryAfter)
+		require.Equal(t, 150*time.Millisecond, down.RetryAfter)
 		require.ErrorIs(t, down, gone)
 		require.ErrorAs(t, attempt(b, t.Context(), 0, nil), &down, "not even tried")
 
-		time.Sleep(701 * time.Millisecond) //nolint:forbidigo // in a synctest bubble
+		time.Sleep(151 * time.Millisecond) //nolint:forbidigo // in a synctest bubble
 		require.NoError(t, b.Refuses())
 		require.ErrorIs(t, attempt(b, t.Context(), 0, gone), gone, "one attempt is enough now")
 		require.ErrorAs(t, b.Refuses(), &down)
-		require.Equal(t, time.Second, down.RetryAfter)
+		require.Equal(t, 250*time.Millisecond, down.RetryAfter)
 
-		time.Sleep(time.Second + 1) //nolint:forbidigo // in a synctest bubble
+		time.Sleep(250*time.Millisecond + 1) //nolint:forbidigo // in a synctest bubble
 		probe := make(chan error)
 		go func() { probe <- attempt(b, t.Context(), time.Second, nil) }()
 		synctest.Wait()

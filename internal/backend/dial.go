@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/internal/sqllex"
 	"github.com/sharded-pg/sharded-pg/rls"
 )
@@ -41,6 +43,16 @@ const (
 	joinsSince = 18
 )
 
+// make is dial, counted.
+func (p *Pool) make(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
+	p.connects.Add(1)
+	b, err := p.dial(ctx, key, s)
+	if err != nil {
+		p.connectErrors.Add(1)
+	}
+	return b, err
+}
+
 // dial opens, verifies and prepares a backend for the tenant whose settings are s: its plan's limits become the
 // backend's own defaults, so that the prologue need not carry them for the many tenants that share a plan.
 func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
@@ -53,7 +65,7 @@ func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, er
 		b, err = p.connect(ctx, key, s, false)
 	}
 	if err != nil {
-		return nil, cause(err)
+		return nil, p.cause(err)
 	}
 	if err := p.verify(ctx, b, s.Role); err != nil {
 		_ = b.conn.Close()
@@ -80,24 +92,32 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 			return nil, &hookError{errors.New("it must not change the database")}
 		}
 	}
-	w := &wire{lanes: &p.lanes, guard: guard{p.cfg.Strict, p.cfg.Allow}, verdicts: p.verdicts, stmts: make(map[string]sqllex.Verdict)}
+	p.host.Prefer(&cc.Config)
+	var defs rls.Defaults
 	if defaults {
 		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(s.TimeoutMS, 10)
 		cc.RuntimeParams["work_mem"] = strconv.Itoa(s.WorkMemKB) + "kB"
-		w.defs = rls.Defaults{Known: true, TimeoutMS: s.TimeoutMS, WorkMemKB: s.WorkMemKB}
+		defs = rls.Defaults{Known: true, TimeoutMS: s.TimeoutMS, WorkMemKB: s.WorkMemKB}
 		if key.Schema {
 			// Past the end of a transaction there are no tables to find, whatever the login's own path is.
 			cc.RuntimeParams["search_path"] = "pg_catalog, pg_temp"
 		}
 	}
-	cc.AfterNetConnect = wrapWrites(w, cc.AfterNetConnect, p.pooled.Load())
+	var w *wire
+	next, pooled := cc.AfterNetConnect, p.pooled.Load()
+	cc.AfterNetConnect = func(ctx context.Context, cfg *pgconn.Config, conn net.Conn) (net.Conn, error) {
+		// Each address that pgx tries has a wire of its own: pgx may still be saying goodbye to the one before.
+		w = &wire{
+			lanes: &p.lanes, guard: guard{p.cfg.Strict, p.cfg.Allow}, verdicts: p.verdicts,
+			stmts: make(map[string]sqllex.Verdict), defs: defs,
+		}
+		return wrapWrites(w, next, pooled)(ctx, cfg, conn)
+	}
 	cc.BuildFrontend = func(r io.Reader, conn io.Writer) *pgproto3.Frontend {
-		// pgx calls it again for each address that it tries.
 		w.r, w.w = r, conn
 		if c, wrapped := conn.(*wrapped); wrapped {
 			w.w = c.Conn
 		}
-		w.lo, w.hi, w.raw, w.end, w.pass, w.skip = 0, 0, 0, 0, 0, 0
 		return pgproto3.NewFrontend(w, w)
 	}
 	dc, err := stdlib.GetConnector(*cc).Connect(ctx)
@@ -162,6 +182,8 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	for _, name := range []string{"standard_conforming_strings", "client_encoding", "session_authorization"} {
 		w.tracked = append(w.tracked, name, b.pg.ParameterStatus(name))
 	}
+	// One that was made to a standby on purpose has not become one.
+	w.readOnly = hosts.ReadOnly(b.pg)
 	w.clean, w.on = true, true
 	return nil
 }
@@ -208,6 +230,15 @@ func (b *Backend) prepare(ctx context.Context) error {
 		return err
 	}
 	return pipeline.Close()
+}
+
+// cause is what each of several hosts said: the one that answered is not always the one that should have.
+func (p *Pool) cause(err error) error {
+	var connect *pgconn.ConnectError
+	if !p.several || !errors.As(err, &connect) {
+		return cause(err)
+	}
+	return connerr.Hosts(connect)
 }
 
 // cause is what made a connection fail, without the parts of pgx's error that repeat the connection string.

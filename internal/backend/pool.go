@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/internal/sqllex"
 	"github.com/sharded-pg/sharded-pg/rls"
 )
@@ -38,6 +39,7 @@ type Config struct {
 	ConnectTimeout time.Duration
 	MaxLifetime    time.Duration
 	MaxIdleTime    time.Duration
+	Life           context.Context  // of what the pool does on its own
 	Changed        func(down error) // called when the shard is found dead, and with nil when it is back; may be nil
 }
 
@@ -70,6 +72,9 @@ type Pool struct {
 	connectErrors  atomic.Int64
 	drops          atomic.Int64
 	breaker        *breaker
+	several        bool // hosts in the connection string
+	asking         atomic.Bool
+	host           hosts.Memory
 
 	mu     sync.Mutex
 	idle   []*Backend // the one used last is at the end
@@ -89,7 +94,9 @@ func NewPool(cfg Config) *Pool {
 		cfg: cfg, named: newProtocol(cfg.GUC, cfg.Tagged, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, unnamed),
 		verdicts: sqllex.NewCache(),
 	}
-	p.breaker = newBreaker(func(down error) {
+	p.cfg.Conn = cfg.Conn.Copy()
+	p.several = hosts.Count(&cfg.Conn.Config) > 1
+	p.breaker = newBreaker(patience+hosts.Share(&p.cfg.Conn.Config, cfg.ConnectTimeout), func(down error) {
 		if down != nil {
 			go p.Flush() // connections of before would take their statements into the same hole
 		}
@@ -146,12 +153,7 @@ func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot
 // after the other and never get any.
 func (p *Pool) connectFor(ctx context.Context, w *want, s rls.Settings, slot Slot) (_ *Backend, pending bool, err error) {
 	a, pending := p.breaker.try(ctx, w.got, func(ctx context.Context) (*Backend, error) {
-		p.connects.Add(1)
-		b, err := p.dial(ctx, w.key, &s)
-		if err != nil {
-			p.connectErrors.Add(1)
-		}
-		return b, err
+		return p.make(ctx, w.key, &s)
 	}, func(a attempt, instead bool) {
 		if instead {
 			p.given(-1)
@@ -252,16 +254,24 @@ type Slot interface {
 // Return ends a lease's hold on b. The backend is kept if it is fit for another tenant, else closed; the slot is released
 // once the server can no longer be busy with it, which for a cancelled statement is later than now.
 func (p *Pool) Return(b *Backend, slot Slot) {
-	keep := b.reusable() && time.Now().Before(b.expires)
+	keep := b.reusable() && time.Now().Before(b.expires) && !b.wire.demoted
+	// Where the shard has been found dead meanwhile, the next attempt to connect tells, and an idle connection would put that off.
+	keep = keep && p.breaker.down.Load() == nil
 	if keep && b.wire.used.notPlain {
 		keep = b.sendReset() == nil
 	}
 	if !keep {
 		slot.Begin()
-		p.drop(b, func() {
+		end := func() {
 			slot.End()
 			slot.Release()
-		})
+		}
+		if b.wire.demoted && b.reusable() {
+			p.drops.Add(1)
+			go p.doubt(b, end)
+			return
+		}
+		p.drop(b, end)
 		return
 	}
 	b.forget()
@@ -323,7 +333,14 @@ func (p *Pool) close(b *Backend) {
 	_ = b.conn.Close() // waits five seconds at most
 	select {
 	case <-b.pg.CleanupDone():
-	case <-time.After(cleanupWait):
+	case <-time.After(grace):
+		if !b.raw && !b.wire.pooled {
+			go p.ask(b.key, b.wire.set)
+		}
+		select {
+		case <-b.pg.CleanupDone():
+		case <-time.After(cleanupWait):
+		}
 	}
 	p.forgo()
 }

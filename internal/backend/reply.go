@@ -252,6 +252,9 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 func (w *wire) parameter(m []byte) {
 	name, rest := cutString(m[5:])
 	value := cstring(rest)
+	if string(value) == "on" && (string(name) == "default_transaction_read_only" || string(name) == "in_hot_standby") {
+		w.demoted = !w.readOnly
+	}
 	for i := 0; i+1 < len(w.tracked); i += 2 {
 		if w.tracked[i] == string(name) && w.tracked[i+1] != string(value) {
 			w.used.discard = true

@@ -51,19 +51,21 @@ type wire struct {
 	rearm   bool   // the settings may have been changed since they were armed
 	stmts   map[string]sqllex.Verdict
 	lanes   *laneCounters
-	began   bool     // the deferred BEGIN was acknowledged
-	brokeTx bool     // the caller ended or replaced the driver's transaction with SQL of its own
-	dropped bool     // the driver's prepared statements are gone
-	anew    bool     // they may be, unseen until it is too late, so each is prepared again where it is used
-	multi   bool     // the text sent last held several statements
-	used    usage    // what this lease has done to the backend
-	before  usage    // the same without the request under way
-	was     byte     // the status in which it was sent
-	pending bool     // it, or a part of it, was sent and not answered to the end
-	alone   bool     // and that is one segment, so a failure in front of it leaves before as the truth
-	ours    string   // SQLSTATE of an error in a part that is ours, until taken
-	spoiled bool     // and that part was the reset
-	tracked []string // parameters that decide how literals are read, as reported at connect
+	began   bool   // the deferred BEGIN was acknowledged
+	brokeTx bool   // the caller ended or replaced the driver's transaction with SQL of its own
+	dropped bool   // the driver's prepared statements are gone
+	anew    bool   // they may be, unseen until it is too late, so each is prepared again where it is used
+	multi   bool   // the text sent last held several statements
+	used    usage  // what this lease has done to the backend
+	before  usage  // the same without the request under way
+	was     byte   // the status in which it was sent
+	pending bool   // it, or a part of it, was sent and not answered to the end
+	alone   bool   // and that is one segment, so a failure in front of it leaves before as the truth
+	ours    string // SQLSTATE of an error in a part that is ours, until taken
+	spoiled bool   // and that part was the reset
+	// demoted: the server takes no writes any more, as it seems; readOnly: it took none when the backend was made.
+	demoted, readOnly bool
+	tracked           []string // parameters that decide how literals are read, as reported at connect
 
 	// Requests sent, oldest first; the answers arrive in this order.
 	segments []segment

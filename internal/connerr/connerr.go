@@ -24,6 +24,15 @@ func Reason(err error) error {
 	return err
 }
 
+// Hosts is what each of several hosts said, also where one of them answered.
+func Hosts(err error) error {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) && connect.Unwrap() != nil {
+		return once(connect.Unwrap())
+	}
+	return err
+}
+
 // Failed is Reason as the text of a failed connection.
 func Failed(err error) error {
 	err = Reason(err)

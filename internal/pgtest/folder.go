@@ -95,7 +95,7 @@ func newFolder(a account) (*folder, error) {
 }
 
 func (f *folder) remove() error {
-	return errors.Join(os.RemoveAll(f.path), os.Remove(f.lock.Name()), f.lock.Close())
+	return errors.Join(unmountBelow(f.path), os.RemoveAll(f.path), os.Remove(f.lock.Name()), f.lock.Close())
 }
 
 // keep leaves the folder on disk for a look after this process has ended.
@@ -119,12 +119,14 @@ func sweep(run string) {
 		}
 		lock, err := os.OpenFile(path+".lock", os.O_RDWR, 0)
 		if errors.Is(err, fs.ErrNotExist) {
+			_ = unmountBelow(path)
 			_ = os.RemoveAll(path)
 		}
 		if err != nil {
 			continue
 		}
 		if ok, err := tryLock(lock); ok && err == nil {
+			_ = unmountBelow(path)
 			_ = os.RemoveAll(path)
 			_ = os.Remove(lock.Name())
 		}
@@ -132,6 +134,7 @@ func sweep(run string) {
 	}
 	slices.SortFunc(saved, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
 	for _, info := range saved[min(kept, len(saved)):] {
+		_ = unmountBelow(info.Name())
 		_ = os.RemoveAll(info.Name())
 	}
 }

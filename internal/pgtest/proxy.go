@@ -158,6 +158,13 @@ func (p *Proxy) Conns() int {
 	return len(p.live)
 }
 
+// Accepted returns the number of connections up to now.
+func (p *Proxy) Accepted() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted
+}
+
 // Log returns the record of what clients sent. It is always the same one.
 func (p *Proxy) Log() *WireLog { return p.log }
 

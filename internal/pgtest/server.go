@@ -27,6 +27,9 @@ type Options struct {
 	Major    int               // major version; 0 = the newest found
 	TCP      bool              // listen on a free port of 127.0.0.1, too; see Server.Addr
 	TLS      bool              // offer TLS there, with a certificate that nobody else has signed
+
+	// SmallDisk is a folder of the data folder, base or pg_wal, that can be made full: see Server.FillDisk. Linux only.
+	SmallDisk string
 }
 
 // Server is a running PostgreSQL cluster with the superuser postgres and trust authentication. All methods are safe for
@@ -40,6 +43,9 @@ type Server struct {
 	port   int
 	tcp    bool
 	closed bool // guarded by mu
+
+	disk    string // folder that can be made full
+	limited bool   // by limiting files, because nothing can be mounted
 
 	mu      sync.Mutex
 	process *process // guarded by mu; nil when stopped
@@ -74,6 +80,11 @@ func start(ctx context.Context, o Options, fill func(context.Context, *Server) e
 	s := &Server{name: o.Name, bin: bin, as: as, dir: dir, port: 5432, tcp: o.TCP}
 	if err := fill(ctx, s); err != nil {
 		return nil, errors.Join(err, dir.remove())
+	}
+	if o.SmallDisk != "" {
+		if err := s.makeDisk(o.SmallDisk); err != nil {
+			return nil, errors.Join(err, dir.remove())
+		}
 	}
 	if o.TCP {
 		if s.port, err = freePort(ctx); err != nil {

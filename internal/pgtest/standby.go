@@ -5,7 +5,19 @@ import (
 	"fmt"
 	"os/exec"
 	"strconv"
+	"strings"
 )
+
+// HostsDSN returns a keyword/value connection string that names several servers or proxies, to be tried in this order.
+func HostsDSN(user, database string, at ...Upstream) string {
+	var dirs, ports []string
+	for _, u := range at {
+		dir, port := u.Socket()
+		dirs, ports = append(dirs, dir), append(ports, strconv.Itoa(port))
+	}
+	return fmt.Sprintf("host=%s port=%s user=%s dbname=%s sslmode=disable", quote(strings.Join(dirs, ",")),
+		strings.Join(ports, ","), quote(user), quote(database))
+}
 
 // StartStandby starts a hot standby that streams from a running server of the same machine: it serves reads, and becomes a
 // primary with pg_promote. It is made by pg_basebackup, which packages install beside the server.

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
@@ -57,6 +58,7 @@ type Report struct {
 	Shard     string        `json:"shard"`
 	Reachable bool          `json:"reachable"`
 	Problems  []string      `json:"problems,omitempty"`
+	Pooled    bool          `json:"pooled,omitempty"`  // a pooler is in front, whose pool is what tenants can have
 	Version   int           `json:"version,omitempty"` // server_version_num
 	WALLevel  string        `json:"wal_level,omitempty"`
 	Replica   bool          `json:"replica,omitempty"` // of another server
@@ -69,10 +71,12 @@ type Report struct {
 	FreeDisk  int64         `json:"free_disk,omitempty"`
 }
 
-// appSQL asks what only the login of the tenants' statements can tell: whether it could step around row-level security.
+// appSQL asks what only the login of the tenants' statements can tell: whether it could step around row-level security, and who
+// answers.
 const appSQL = `select r.rolsuper, r.rolbypassrls,
        exists (select from pg_roles o where (o.rolsuper or o.rolbypassrls) and o.rolname <> session_user and pg_has_role(session_user, o.oid, 'member')),
-       exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))
+       exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member')),
+       pg_backend_pid()
   from pg_roles r where r.rolname = session_user`
 
 // serverSQL asks for what an administrator sees. reserved_connections is there from PostgreSQL 16 on.
@@ -117,10 +121,15 @@ func (r *Report) problem(format string, args ...any) {
 func (r *Report) app(ctx context.Context, shard registry.Shard) {
 	err := ask(ctx, shard.DSN, func(conn *pgx.Conn) error {
 		r.Reachable = true
+		if cfg := conn.Config(); cfg.ValidateConnect == nil && hosts.Count(&cfg.Config) > 1 {
+			r.problem("its DSN names several hosts and takes the first that answers, a standby as well: add target_session_attrs=read-write")
+		}
 		var super, bypass, member, owner bool
-		if err := conn.QueryRow(ctx, appSQL).Scan(&super, &bypass, &member, &owner); err != nil {
+		var pid uint32
+		if err := conn.QueryRow(ctx, appSQL).Scan(&super, &bypass, &member, &owner, &pid); err != nil {
 			return err
 		}
+		r.Pooled = pid != conn.PgConn().PID()
 		for what, is := range map[string]bool{
 			"is a superuser": super, "has BYPASSRLS": bypass, "is a member of a superuser or BYPASSRLS role": member,
 			"owns tables with row-level security, or is a member of their owner": owner,
@@ -200,6 +209,9 @@ func ask(ctx context.Context, dsn string, do func(conn *pgx.Conn) error) error {
 		return errors.New("it is no PostgreSQL URL or keyword/value string, or names a file that is not there")
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
+	if deadline, ok := ctx.Deadline(); ok {
+		hosts.Share(&cfg.Config, time.Until(deadline))
+	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return connerr.Reason(err)

@@ -42,6 +42,29 @@ func TestAHealthyShardHasNoProblems(t *testing.T) {
 	require.Less(t, report.Clock.Abs(), time.Second, "it is the same clock")
 }
 
+func TestSeveralHostsHaveToSayWhichOneIsWanted(t *testing.T) {
+	t.Parallel()
+	primary, err := pgtest.Start(t.Context(), pgtest.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = primary.Stop() })
+	require.NoError(t, primary.Exec(t.Context(), "postgres", `create role app login`))
+	standby, err := pgtest.StartStandby(t.Context(), primary, pgtest.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = standby.Stop() })
+	for asks, problems := range map[string]int{" target_session_attrs=read-write": 0, "": 2} {
+		shard := registry.Shard{
+			Name: "s1", DSN: pgtest.HostsDSN("app", "postgres", standby, primary) + asks,
+			AdminDSN: pgtest.HostsDSN("postgres", "postgres", standby, primary) + asks,
+		}
+		report := health.Check(t.Context(), shard, &health.Options{Timeout: time.Minute})
+		require.Len(t, report.Problems, problems, report.Problems)
+		if problems > 0 {
+			require.Contains(t, report.Problems[0], "add target_session_attrs=read-write")
+			require.Contains(t, report.Problems[1], "is a replica")
+		}
+	}
+}
+
 func TestReservedConnectionsAreNotFree(t *testing.T) {
 	t.Parallel()
 	majors, err := pgtest.Majors(t.Context())

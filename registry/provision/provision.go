@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
@@ -127,6 +128,7 @@ func place(ctx context.Context, reg *registry.Admin, tenant registry.TenantInfo,
 	if err != nil { // pgx's text has parts of the DSN in it
 		return nil, r.fail("connect", fmt.Errorf("%w: a DSN of the shard is no connection string: set it with SetShardDSN", registry.ErrInvalid))
 	}
+	hosts.Share(&r.admin.Config, hosts.Limit)
 	if r.Login == "" {
 		r.Login = app.User
 	}

@@ -1,0 +1,41 @@
+package backend
+
+import (
+	"context"
+	"time"
+
+	"github.com/sharded-pg/sharded-pg/rls"
+)
+
+// grace is how long the server may take to let go of a connection whose statement was cancelled, before it is asked whether it is
+// there at all.
+const grace = 250 * time.Millisecond
+
+// ask has attempts to connect tell whether the server is there. In a black hole all slots may be held by connections that wait for
+// it to answer their cancel requests, for up to fifteen seconds. Nobody would try to connect meanwhile, and so nobody would learn
+// that the shard is dead. The connection is closed at once: for a moment there is one more than there are slots. Behind a pooler
+// both may wait for its pool, and say nothing of the server.
+func (p *Pool) ask(key Key, s rls.Settings) {
+	if !p.asking.CompareAndSwap(false, true) {
+		return
+	}
+	defer p.asking.Store(false)
+	for p.breaker.down.Load() == nil && p.cfg.Life.Err() == nil {
+		a, _ := p.breaker.try(p.cfg.Life, nil, func(ctx context.Context) (*Backend, error) {
+			ctx, cancel := context.WithTimeout(ctx, p.breaker.patience)
+			defer cancel()
+			return p.make(ctx, key, &s)
+		}, func(a attempt, _ bool) { discard(a.made) })
+		discard(a.made)
+		if a.err == nil || answered(a.err) || foreign(a.err) {
+			return
+		}
+	}
+}
+
+// discard closes a connection that has no place among those of the pool.
+func discard(made *Backend) {
+	if made != nil {
+		_ = made.conn.Close()
+	}
+}
