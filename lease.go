@@ -74,7 +74,10 @@ func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 	if !l.deadline.IsZero() { // a new backend takes the plan's limits for its own: a deadline is not one of them
 		l.deadline, l.settings.TimeoutMS = time.Time{}, rls.For(l.route).TimeoutMS
 	}
-	key := backend.Key{Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema}
+	key := backend.Key{
+		Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema,
+		Rows: l.route.Model != resolver.ModelSchema, Own: l.route.Model == resolver.ModelDatabase,
+	}
 	b, err := l.shard.pool.Checkout(ctx, key, &l.settings, l.slot)
 	if err != nil {
 		err = l.backendError(err)
@@ -251,6 +254,10 @@ func (l *lease) backendError(err error) error { return backendError(err, l.tenan
 // backendError is for failures to get a usable connection: nothing of the caller's was sent.
 func backendError(err error, tenant, shard string) error {
 	e := &Error{Stage: StageBackend, Tenant: tenant, Shard: shard, Err: err}
+	if errors.Is(err, backend.ErrIdentity) {
+		e.Stage, e.Err = StagePrologue, fmt.Errorf("%w: %w", ErrPrologue, err)
+		return e
+	}
 	if !errors.Is(err, ErrUnsafeRole) && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, context.Canceled) {
 		e.Err = fmt.Errorf("%w: %w; check that the server is up and takes connections", ErrShardUnavailable, err)
 		e.RetryAfter = time.Second
