@@ -423,3 +423,36 @@ func TestASignedConfigurationIsWholeAndItsFileIsReadWhenItChanges(t *testing.T) 
 		require.ErrorContains(t, err, says)
 	}
 }
+
+func TestAHardenedSignedDatabaseServesTheDriver(t *testing.T) {
+	t.Parallel()
+	f := newSignedFleet(t, "1")
+	f.apply(policy.Signed)
+	hardened, err := policy.Harden(t.Context(), f.admin, f.policy, false, nil)
+	require.NoError(t, err)
+	require.NotZero(t, hardened.Record)
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			db := f.open(f.server.DSN(f.policy.App, f.database)+" default_query_exec_mode="+mode, true, func(c *shardedpg.Config) { c.Tag = true })
+			f.ownRows(db)
+			require.False(t, f.became(db))
+			for _, left := range []string{"set row_security = off", "select set_config('statement_timeout', '1ms', false)", "listen x"} {
+				_, err := db.ExecContext(f.a, left)
+				require.NoError(t, err)
+				f.ownRows(db) // on connections that were reset
+			}
+			tx, err := db.BeginTx(f.b, &sql.TxOptions{Isolation: sql.LevelSerializable})
+			require.NoError(t, err)
+			_, err = tx.ExecContext(f.b, "savepoint s; set local work_mem = '1MB'; insert into app.notes (id, note) values (2, 'B2'); rollback to s")
+			require.NoError(t, err)
+			var got string
+			require.NoError(t, tx.QueryRowContext(f.b, signedNotes).Scan(&got))
+			require.Equal(t, "B", got)
+			require.NoError(t, tx.Commit())
+			for _, attack := range []string{"select pg_advisory_lock(1)", "do $$ begin end $$", "select count(*) from pg_stat_activity", "create temporary table notes (id int)"} {
+				_, err := db.ExecContext(f.a, attack)
+				require.ErrorContains(t, err, "42501", attack)
+			}
+		})
+	}
+}
