@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -108,6 +110,9 @@ type keysInstall struct {
 
 func (c *keysInstall) Run(a *app) error {
 	_, keys, err := c.read(a)
+	if errors.Is(err, fs.ErrNotExist) {
+		return usage("%w; make one with shardedpg rls keys generate", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -29,8 +30,8 @@ func TestAFleetBecomesSignedAndItsKeyIsChangedFromAShell(t *testing.T) {
 	f.registry += " sharded_identity=signed sharded_key_file=" + file
 	f.env = append(f.env, "SHARDEDPG_REGISTRY="+f.registry)
 	none := keys("install")
-	require.Equal(t, exitFailed, none.code)
-	require.Contains(t, none.notes, "no such file")
+	require.Equal(t, exitUsage, none.code)
+	require.Contains(t, none.notes, "no such file or directory; make one with shardedpg rls keys generate")
 	refused := apply("--identity", "signed")
 	require.Equal(t, exitFailed, refused.code)
 	require.Contains(t, refused.notes, "run shardedpg rls keys install first")
@@ -121,4 +122,45 @@ func TestAFleetBecomesSignedAndItsKeyIsChangedFromAShell(t *testing.T) {
 	lone := keys("list", "--dsn", f.admins["eu1"])
 	require.Equal(t, exitUsage, lone.code)
 	require.Contains(t, lone.notes, "--dsn and --as go together")
+}
+
+func TestAFleetIsHardenedAsFarAsItsServersLet(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "acme", "--shard", "eu1")
+	require.Zero(t, f.rls(t, "apply", "--yes", "--drop-policies").code)
+	harden := func(args ...string) result { return f.run(t, "", append([]string{"rls", "harden"}, args...)...) }
+	require.Equal(t, exitUsage, harden().code)
+	preview := harden("--dry-run")
+	require.Zero(t, preview.code, preview.notes)
+	require.Contains(t, preview.out, "would take away: function pg_notify(text,text)\n")
+	require.Contains(t, preview.out, "rights; dry run, nothing was changed")
+	done := harden("--shard", "eu1", "--yes", "--note", "review")
+	require.Zero(t, done.code, done.notes)
+	require.Contains(t, done.out, "taken away:      language plpgsql\n")
+	require.Contains(t, done.out, " taken away, 0 refused, record 2")
+	require.Contains(t, harden("--shard", "eu1", "--yes").out, "nothing to take away")
+	audit := f.run(t, "", "rls", "audit", "--shard", "eu1", "--level", "hardened", "--all", "-o", "json")
+	require.NotContains(t, audit.out, "SPG073")
+	require.Contains(t, f.run(t, "", "rls", "audit", "--shard", "us1", "--level", "hardened", "-o", "json").out, "SPG073")
+
+	// As on a managed server: the operator is no superuser.
+	operator := f.login + "_operator"
+	config := f.database(t, "us1")
+	f.admin(t, "us1", "create role "+operator+" login createrole in role "+f.login+"_owner", "alter database "+config+" owner to "+operator, "alter schema shardedpg owner to "+operator,
+		"alter table shardedpg.rls_records owner to "+operator)
+	refused := harden("--dsn", strings.Replace(f.admins["us1"], "user=postgres", "user="+operator, 1), "--yes")
+	require.Equal(t, exitFailed, refused.code, refused.notes)
+	require.Contains(t, refused.out, "refused:         function pg_notify(text,text): the server keeps it: only the owner of what is built in")
+	require.Contains(t, refused.out, "none taken away, ")
+	require.Zero(t, f.run(t, "", "rls", "rollback", "--shard", "eu1", "--yes").code)
+	require.Contains(t, harden("--shard", "eu1", "--dry-run").out, "would take away: language plpgsql")
+}
+
+// database is the name of a shard's own.
+func (f *fleet) database(t testing.TB, shard string) string {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(f.admins[shard])
+	require.NoError(t, err)
+	return cfg.Database
 }
