@@ -24,6 +24,17 @@ func (t *TestWire) BehindPooler() {
 	t.w.pooled, t.w.proto = true, newProtocol(rls.DefaultGUC, false, false, unnamed)
 }
 
+// Sign makes the wire one that signs, for another tenant.
+func (t *TestWire) Sign(key *rls.ShardKey, tenant string) {
+	t.w.signer.key, t.w.set.Tenant = key, tenant
+}
+
+// Token is what the wire would send now.
+func (t *TestWire) Token() string {
+	t.w.sign()
+	return t.w.set.Token
+}
+
 // OnPostgres18 makes the wire one of a backend on which a Query joins the transaction in front of it.
 func (t *TestWire) OnPostgres18() { t.w.joins = true }
 

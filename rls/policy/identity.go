@@ -88,7 +88,7 @@ begin
   end if;
   return substr(claim, length(key) + length(process) + length(until) + 4);
 end
-`, 10000,
+`, 1000,
 		},
 		{
 			keysFunction, "text[]", "sql", `

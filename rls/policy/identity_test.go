@@ -235,7 +235,7 @@ func TestNothingOfTheCallersStandsInFrontOfWhatTheFunctionCalls(t *testing.T) {
 		b := newBench(t, server, policytest.Partitioned(appRole()))
 		b.Config.KeyOwner, b.Config.KeepTemp = b.Config.App+"_keys", true
 		key := keyring(t)[0].For("s1")
-		b.exec(t, "create role "+b.Config.App+" login", "create schema evil authorization "+b.Config.App,
+		b.exec(t, "create role "+b.Config.App+" login", "create schema evil authorization "+b.Config.App, "grant usage on schema evil to public",
 			fmt.Sprintf("insert into app.base (tenant_id, id, note) values ('%s', 1, 'a1'), ('%s', 1, 'b1')", tenantA, tenantB))
 		_, err := policy.InstallKeys(t.Context(), b.admin, b.Config, []*rls.ShardKey{key}, nil)
 		require.NoError(t, err)
@@ -275,7 +275,8 @@ func TestEachExecutionOfACachedPlanAsksForTheTenantAnew(t *testing.T) {
 			`create function app.stamp() returns trigger language plpgsql as 'begin new.note := (select count(*) from app.base)::text; return new; end'`,
 			"create trigger stamp before insert on app.base for each row when (new.id = 99) execute function app.stamp()",
 			fmt.Sprintf("insert into app.base (tenant_id, id, note) select '%s', g, 'a' || g from generate_series(10, 20000) g", tenantA),
-			"alter table app.base set (parallel_workers = 2)", "analyze app.base")
+			"alter table app.base set (parallel_workers = 2)", "analyze app.base",
+			fmt.Sprintf("insert into app.hashed_1 (tenant_id, id, note) select '%s', g, repeat('x', 200) from generate_series(1, 3000) g order by random()", tenantA), "analyze app.hashed_1")
 		s := b.signer(t, key)
 		_, err := s.Exec(t.Context(), "set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0; set plan_cache_mode = force_generic_plan")
 		require.NoError(t, err)
@@ -299,6 +300,7 @@ func TestEachExecutionOfACachedPlanAsksForTheTenantAnew(t *testing.T) {
 		require.Contains(t, parallel, "InitPlan", "verified once, by the leader")
 		pruned := plan("select * from app.hashed_0")
 		require.Contains(t, pruned, "Subplans Removed: 1", "no other partition is opened")
+		require.Contains(t, plan("select * from app.hashed_1"), "Index Cond: (tenant_id = ", "verified once, and not for each row")
 
 		if !strings.HasPrefix(s.PgConn().ParameterStatus("server_version"), "14") {
 			b.exec(t, "create view app.shown with (security_invoker = true) as select * from app.base", "grant select on app.shown to "+b.Config.App)
