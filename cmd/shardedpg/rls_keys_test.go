@@ -76,6 +76,13 @@ func TestAFleetBecomesSignedAndItsKeyIsChangedFromAShell(t *testing.T) {
 	require.Zero(t, f.run(t, "", "rls", "apply", "--dry-run", "--fail-on-drift").code, "what was declared need not be said again")
 	require.Equal(t, "1", kid("acme"))
 	require.Equal(t, "1", kid("globex"))
+	f.ok(t, "tenant", "add", "part", "--model", "partition", "--shard", "eu1")
+	part := shardedpg.WithTenant(t.Context(), "part")
+	_, err = db.ExecContext(part, "insert into events (what) values ('new')")
+	require.NoError(t, err)
+	var what string
+	require.NoError(t, db.QueryRowContext(part, "select what from events").Scan(&what))
+	require.Zero(t, f.run(t, "", "rls", "apply", "--dry-run", "--fail-on-drift").code, "a new partition gets signed policies")
 
 	require.Equal(t, "1", strings.TrimSpace(strings.Split(keys("generate").out, "holds ")[1][:1]))
 	require.Contains(t, keys("list").out, "missing")
