@@ -76,7 +76,8 @@ func measureIdentity(ctx context.Context, out io.Writer, o options) (_ results, 
 	}
 	defer os.RemoveAll(dir)
 	peers := []*identityPeer{
-		{name: ownPeer, policy: policy.Plain}, {name: "signed-programs-only", policy: policy.Plain, program: true},
+		{name: ownPeer, policy: policy.Plain},
+		{name: "signed-programs-only", policy: policy.Plain, program: true},
 		{name: ownPeer + "-signed", policy: policy.Signed, program: true},
 	}
 	for i, p := range peers {
@@ -176,7 +177,7 @@ func (p *identityPeer) round(ctx context.Context, query, want string, random boo
 	for end := time.Now().Add(d); len(nanos) == 0 || time.Now().Before(end); {
 		tenant := tenantID(1)
 		if random {
-			tenant = tenantID(mathrand.IntN(identityTenants)) //nolint:gosec // which tenant is no secret
+			tenant = tenantID(mathrand.IntN(identityTenants))
 		}
 		begin := time.Now()
 		var got string

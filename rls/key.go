@@ -15,13 +15,13 @@ import (
 
 const (
 	// TokenSetting carries the signed tenant. It is in force as long as the tenant setting is.
-	TokenSetting = "shardedpg.ctx"
+	TokenSetting = "shardedpg.ctx" //nolint:gosec // a name, and no secret
 
 	keySize   = 32
 	blockSize = 64 // of SHA-256
 )
 
-// Key is a secret of the fleet, of which each shard's own is derived. It prints as its ID.
+// Key is a secret of the fleet, from which each shard's own is derived. It prints as its ID.
 type Key struct {
 	ID     string // what tokens call it
 	secret [keySize]byte

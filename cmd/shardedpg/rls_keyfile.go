@@ -38,8 +38,12 @@ func (k *keyFile) path(a *app) (string, error) {
 }
 
 func (k *keyFile) read(a *app) (path string, keys rls.Keys, err error) {
-	if path, err = k.path(a); err == nil {
-		keys, _, err = rls.ReadKeyFile(path)
+	if path, err = k.path(a); err != nil {
+		return "", nil, err
+	}
+	keys, _, err = rls.ReadKeyFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = usage("%w; make one with shardedpg rls keys generate", err)
 	}
 	return path, keys, err
 }

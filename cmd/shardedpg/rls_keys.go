@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"io/fs"
 	"slices"
 	"strings"
 
@@ -16,13 +14,13 @@ import (
 type keyed struct {
 	databases
 	declared
-	As identifier `placeholder:"SHARD" help:"With --dsn: the name of the shard, of which its keys are derived."`
+	As identifier `placeholder:"SHARD" help:"With --dsn: the name of the shard, from which its keys are derived."`
 }
 
 // Validate is called by kong.
 func (k *keyed) Validate() error {
 	if (k.DSN != "") != (k.As != "") {
-		return usage("--dsn and --as go together: keys are derived of the shard's name")
+		return usage("--dsn and --as go together: keys are derived from the shard's name")
 	}
 	return nil
 }
@@ -110,9 +108,6 @@ type keysInstall struct {
 
 func (c *keysInstall) Run(a *app) error {
 	_, keys, err := c.read(a)
-	if errors.Is(err, fs.ErrNotExist) {
-		return usage("%w; make one with shardedpg rls keys generate", err)
-	}
 	if err != nil {
 		return err
 	}
