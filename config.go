@@ -267,8 +267,7 @@ func (c *Config) setOption(name, value string) error {
 		return fmt.Errorf("unknown option %s; the options are sharded_guc, sharded_schema, sharded_cache_size, "+
 			"sharded_cache_ttl, sharded_lookup_timeout, sharded_max_conns, sharded_tenant_share, "+
 			"sharded_tenant_queue, sharded_shard_queue, sharded_acquire_timeout, sharded_identity, sharded_key_file, "+
-			"sharded_tenant_case, sharded_guard, "+
-			"sharded_guard_allow, sharded_tag and sharded_verify", name)
+			"sharded_tenant_case, sharded_guard, sharded_guard_allow, sharded_tag and sharded_verify", name)
 	}
 	return nil
 }

@@ -30,8 +30,10 @@ func typed(setting, typ string) string {
 	return "nullif(" + setting + ", '')"
 }
 
-// condition is that a row is the tenant's. The column's default is the setting in any case: it costs less for each row, and what
-// it says of another tenant is refused by the condition. In a sub-select the setting is read once for each statement, and a cached plan
+// condition is that a row is the tenant's. The column's default is the setting in any case: it costs less for each row, and
+// what it says of another tenant is refused by the condition.
+//
+// In a sub-select the tenant is looked up once for each statement, and a cached plan
 // does not carry one tenant's estimates to another. A table partitioned by the tenant needs the bare form: with it
 // PostgreSQL opens no other partition at all.
 func condition(c Config, typ string, bare bool) string {
