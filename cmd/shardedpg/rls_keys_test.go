@@ -70,6 +70,7 @@ func TestAFleetBecomesSignedAndItsKeyIsChangedFromAShell(t *testing.T) {
 		return kid
 	}
 	require.Equal(t, "1", kid("acme"), "programs sign before policies ask for it")
+	require.Regexp(t, `known +public.orders +switch inside the statement`, f.ok(t, "rls", "verify", "--shard", "eu1", "--yes", "--all"))
 	signed := apply("--identity", "signed")
 	require.Zero(t, signed.code, signed.notes)
 	require.Contains(t, signed.out, "shardedpg.current_tenant()")
@@ -83,6 +84,8 @@ func TestAFleetBecomesSignedAndItsKeyIsChangedFromAShell(t *testing.T) {
 	var what string
 	require.NoError(t, db.QueryRowContext(part, "select what from events").Scan(&what))
 	require.Zero(t, f.run(t, "", "rls", "apply", "--dry-run", "--fail-on-drift").code, "a new partition gets signed policies")
+
+	require.Regexp(t, `held +public.orders +switch inside the statement`, f.ok(t, "rls", "verify", "--shard", "eu1", "--yes", "--all"))
 
 	require.Equal(t, "1", strings.TrimSpace(strings.Split(keys("generate").out, "holds ")[1][:1]))
 	require.Contains(t, keys("list").out, "missing")
