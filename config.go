@@ -54,6 +54,12 @@ type Config struct {
 
 	// GUC is the setting that row-level security policies read. Default "app.current_tenant_id".
 	GUC string
+	// Signed makes the driver sign the tenant of each transaction with a key of KeyFile, so that policies generated with the
+	// identity "signed" can tell its word from that of injected SQL. Programs may sign before policies ask for it. Default: off.
+	Signed bool
+	// KeyFile holds the keys, one on a line, as shardedpg rls keys generate writes it. It is read again when it changes.
+	// Required with Signed.
+	KeyFile string
 	// TenantCase normalises tenant IDs. Default TenantCaseExact.
 	TenantCase TenantCase
 	// Guard is how much is refused by the look of a statement. Default GuardDefault.
@@ -235,6 +241,13 @@ func (c *Config) setOption(name, value string) error {
 		if c.AcquireTimeout, err = time.ParseDuration(value); err != nil || c.AcquireTimeout <= 0 {
 			return bad("a positive duration such as 30s")
 		}
+	case "sharded_identity":
+		if value != "plain" && value != "signed" {
+			return bad("plain or signed")
+		}
+		c.Signed = value == "signed"
+	case "sharded_key_file":
+		c.KeyFile = value
 	case "sharded_tenant_case":
 		c.TenantCase = TenantCase(value)
 	case "sharded_guard":
@@ -253,8 +266,8 @@ func (c *Config) setOption(name, value string) error {
 	default:
 		return fmt.Errorf("unknown option %s; the options are sharded_guc, sharded_schema, sharded_cache_size, "+
 			"sharded_cache_ttl, sharded_lookup_timeout, sharded_max_conns, sharded_tenant_share, "+
-			"sharded_tenant_queue, sharded_shard_queue, sharded_acquire_timeout, sharded_tenant_case, sharded_guard, "+
-			"sharded_guard_allow, sharded_tag and sharded_verify", name)
+			"sharded_tenant_queue, sharded_shard_queue, sharded_acquire_timeout, sharded_identity, sharded_key_file, "+
+			"sharded_tenant_case, sharded_guard, sharded_guard_allow, sharded_tag and sharded_verify", name)
 	}
 	return nil
 }
@@ -323,6 +336,10 @@ func (c *Config) validate() error {
 	}
 	if len(c.GuardAllow) > 0 && c.Guard == GuardDefault {
 		errs = append(errs, errors.New("guard allow: only the strict guard asks for it; set sharded_guard=strict"))
+	}
+	if c.Signed != (c.KeyFile != "") {
+		errs = append(errs, errors.New("signed tenants need a key file, and a key file is for nothing else: set both (sharded_identity=signed, "+
+			"sharded_key_file), or neither"))
 	}
 	if c.CacheSize < 1 || c.MaxConns < 1 || c.TenantQueue < 1 || c.ShardQueue < 1 {
 		errs = append(errs, errors.New("cache size, max conns and queues must be positive"))

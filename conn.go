@@ -124,6 +124,10 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 		if c.demoted(ctx, server, try) {
 			return nil
 		}
+	case "28000":
+		if backend.Unverified(server) {
+			return c.unverified(server, try)
+		}
 	case "0A000": // a cached plan met changed tables: raised before execution, and pgx has dropped the statement
 		if server.Routine == "RevalidateCachedQuery" && try < maxReplans && raisedAtTop(server, b) && c.restart(ctx) {
 			return nil
@@ -167,6 +171,22 @@ func (c *Conn) demoted(ctx context.Context, server *pgconn.PgError, try int) boo
 	}
 	c.drop()
 	return true
+}
+
+// unverified handles the database's word that it does not believe who the tenant is. Most likely the key was taken away from
+// the shard since the connection was made: another one takes another key. What failed as a whole may run again.
+func (c *Conn) unverified(server *pgconn.PgError, try int) error {
+	l, b := &c.lease, c.lease.backend
+	whole := !b.Multi() && !strings.Contains(server.Where, "\n") && (!c.tx.open || c.tx.statements <= 1)
+	if try == 0 && whole && !b.SentInBlock() && !b.Used() {
+		c.drop()
+		return nil
+	}
+	hint := server.Hint
+	if hint == "" {
+		hint = "check the keys with shardedpg rls keys list"
+	}
+	return &Error{Stage: StagePrologue, Tenant: l.tenant, Shard: l.shard.name, sent: true, Err: fmt.Errorf("%w: %w; %s", ErrPrologue, server, hint)}
 }
 
 // raisedAtTop reports whether an error is about the statement itself. An error with a context was raised inside a block or

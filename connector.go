@@ -17,6 +17,7 @@ import (
 	"github.com/sharded-pg/sharded-pg/limits"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
+	"github.com/sharded-pg/sharded-pg/rls"
 )
 
 // Connector gives database/sql its connections: sql.OpenDB(connector). It is safe for concurrent use.
@@ -27,6 +28,7 @@ type Connector struct {
 	routes   *resolver.Cache
 	inputs   *lru.Cache[string, int] // statement text → number of parameters
 	life     context.Context         // ends with Close
+	keys     func() *rls.Keys        // nil: tenants are not signed
 	stop     context.CancelFunc
 	watching sync.WaitGroup
 
@@ -61,6 +63,15 @@ func NewConnector(cfg Config) (*Connector, error) {
 		return nil, err
 	}
 	c := &Connector{cfg: cfg, store: cfg.Store, shards: make(map[shardKey]*shard), admin: make(map[string]*sql.DB)}
+	if cfg.Signed {
+		file, err := rls.OpenKeyFile(cfg.KeyFile, func(err error) {
+			cfg.Logger.Error("the key file has changed and cannot be read; the keys of before stay in use", "error", err)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("shardedpg: config: %w", err)
+		}
+		c.keys = file.Keys
+	}
 	if c.store == nil {
 		store, err := registry.Open(cfg.DSN, &registry.Options{Schema: cfg.RegistrySchema, Logger: cfg.Logger})
 		if err != nil {
@@ -181,7 +192,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 			TenantQueue: c.cfg.TenantQueue, ShardQueue: c.cfg.ShardQueue, Rates: c.cfg.RateLimiter,
 		}),
 		pool: backend.NewPool(backend.Config{
-			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, Tagged: c.cfg.Tag, MaxOpen: c.cfg.MaxConns, Verify: !c.cfg.SkipVerify,
+			Conn: cc.ConnConfig, Before: before, GUC: c.cfg.GUC, Tagged: c.cfg.Tag, Shard: r.Shard.Name, Keys: c.keys, MaxOpen: c.cfg.MaxConns, Verify: !c.cfg.SkipVerify,
 			Strict: c.cfg.Guard == GuardStrict, Allow: c.cfg.GuardAllow,
 			ConnectTimeout: c.cfg.ConnectTimeout, MaxLifetime: cc.MaxConnLifetime, MaxIdleTime: cc.MaxConnIdleTime,
 			Changed: c.outageLog(r.Shard.Name), Life: c.life,

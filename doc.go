@@ -149,8 +149,8 @@
 // PostgreSQL 18 the same is true of DO and CALL with a COMMIT inside (2D000). A statement reaches one shard: there are no
 // queries across shards.
 //
-// The driver is no wall against injected SQL: a statement that names the tenant setting can change it. Bind values as
-// arguments, as everywhere.
+// A statement that names the tenant setting can change it. With [Config].Signed, and policies generated for it, that shows it no
+// other tenant's rows; otherwise the driver is no wall against injected SQL. Bind values as arguments, as everywhere.
 //
 // [pgx]: https://pkg.go.dev/github.com/jackc/pgx/v5
 // [registry]: https://pkg.go.dev/github.com/sharded-pg/sharded-pg/registry

@@ -47,7 +47,8 @@ var (
 	ErrUnsafeRole = backend.ErrUnsafeRole
 	// ErrStatementRefused: the guard does not let the statement through.
 	ErrStatementRefused = backend.ErrStatementRefused
-	// ErrPrologue: the server refused to put the tenant's settings in force.
+	// ErrPrologue: the server refused to put the tenant's settings in force. With a *pgconn.PgError of SQLSTATE 28000 in it, the
+	// statement was sent, and the database did not believe the signature of the tenant: nothing of that statement took effect.
 	ErrPrologue = errors.New("settings refused by the server")
 )
 
@@ -65,7 +66,7 @@ const (
 )
 
 // Error is a refusal of the driver's own: what stopped a statement, for whom and where. PostgreSQL's errors are never
-// wrapped in it. Its text holds no SQL, argument, password or connection string.
+// wrapped in it, with one exception: see ErrPrologue. Its text holds no SQL, argument, password or connection string.
 type Error struct {
 	Stage      Stage
 	Tenant     string        // empty when not known

@@ -74,7 +74,10 @@ func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 	if !l.deadline.IsZero() { // a new backend takes the plan's limits for its own: a deadline is not one of them
 		l.deadline, l.settings.TimeoutMS = time.Time{}, rls.For(l.route).TimeoutMS
 	}
-	key := backend.Key{Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema}
+	key := backend.Key{
+		Database: l.route.Database, Schema: l.route.Model == resolver.ModelSchema,
+		Rows: l.route.Model != resolver.ModelSchema, Own: l.route.Model == resolver.ModelDatabase,
+	}
 	b, err := l.shard.pool.Checkout(ctx, key, &l.settings, l.slot)
 	if err != nil {
 		err = l.backendError(err)
@@ -254,6 +257,10 @@ func backendError(err error, tenant, shard string) error {
 	if backend.PoolFull(err) {
 		e.Err, e.RetryAfter = fmt.Errorf("%w: the pooler in front had no connection for it within its query_wait_timeout; keep "+
 			"sharded_max_conns of all programs together at or below its pool size", ErrShardBusy), time.Second
+		return e
+	}
+	if errors.Is(err, backend.ErrIdentity) {
+		e.Stage, e.Err = StagePrologue, fmt.Errorf("%w: %w", ErrPrologue, err)
 		return e
 	}
 	if !errors.Is(err, ErrUnsafeRole) && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, context.Canceled) {

@@ -16,11 +16,13 @@ import (
 // pooled opens a driver instance of its own behind a PgBouncer.
 func pooled(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int, change ...func(*shardedpg.Config)) *sql.DB {
 	t.Helper()
-	db, _ := pooledConnector(t, bouncer, database, execMode, conns)
+	db, _ := pooledConnector(t, bouncer, database, execMode, conns, change...)
 	return db
 }
 
-func pooledConnector(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int) (*sql.DB, *shardedpg.Connector) {
+func pooledConnector(t *testing.T, bouncer *pgtest.Bouncer, database, execMode string, conns int,
+	change ...func(*shardedpg.Config),
+) (*sql.DB, *shardedpg.Connector) {
 	t.Helper()
 	store, err := registry.NewStatic(registry.Fleet{
 		Shards: []registry.Shard{{

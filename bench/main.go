@@ -48,6 +48,7 @@ type options struct {
 	burst       int // goroutines of the stampede
 	tcp         bool
 	routing     bool
+	identity    bool
 	registry    int // tenants of the registry section
 	noisy       bool
 	noisyTimes  noisyTimes
@@ -93,7 +94,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q; all options are flags", flags.Arg(0))
 	}
 	o.tenants, o.burst, o.idle, o.idleRounds, o.routing = tenantCount, stampedeSize, 1100*time.Millisecond, 8, true
-	o.noisy, o.noisyRows = true, noisyRows
+	o.noisy, o.noisyRows, o.identity = true, noisyRows, true
 	o.headline.step, o.headline.scale = 8*time.Second, 60
 	o.noisyTimes = noisyTimes{rounds: 3, phase: 4 * time.Second, settle: time.Second}
 	o.outage, o.outageTimes = true, outageTimes{rounds: 3, phase: 2500 * time.Millisecond}
@@ -179,7 +180,7 @@ func (o options) validate() error {
 }
 
 // sections can run alone.
-const sections = "registry, noisy, outage, headline, routing"
+const sections = "registry, noisy, outage, headline, routing, identity"
 
 // maxConcurrency leaves each worker a hot row of its own and all peers together room on the server.
 const maxConcurrency = 16

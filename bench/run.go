@@ -65,6 +65,8 @@ func runAlone(ctx context.Context, out io.Writer, o options) (err error) {
 		rs, err = measureOutage(ctx, out, o)
 	case "headline":
 		rs, err = measureHeadline(ctx, out, o.headline)
+	case "identity":
+		rs, err = measureIdentity(ctx, out, o)
 	case "routing":
 		var tenants []string
 		for n := range o.tenants {
@@ -263,6 +265,13 @@ func (b *bench) report(ctx context.Context) error {
 	}
 	if b.headline.length > 0 {
 		rs, err := measureHeadline(ctx, b.out, b.headline)
+		if err != nil {
+			return err
+		}
+		b.results = append(b.results, rs...)
+	}
+	if b.identity {
+		rs, err := measureIdentity(ctx, b.out, b.options)
 		if err != nil {
 			return err
 		}

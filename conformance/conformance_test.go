@@ -7,12 +7,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
@@ -21,6 +23,8 @@ import (
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
+	"github.com/sharded-pg/sharded-pg/rls"
+	"github.com/sharded-pg/sharded-pg/rls/policy"
 )
 
 // One run instead of all, for looking at one server, pooler and execution mode.
@@ -55,6 +59,14 @@ func TestConformance(t *testing.T) {
 			conformance.Run(t, newRig(t, m, "transaction", "exec").harness)
 		})
 	}
+	t.Run("signed direct", func(t *testing.T) {
+		t.Parallel()
+		conformance.Run(t, newRig(t, newest, "direct", "").signed(t))
+	})
+	t.Run("signed behind PgBouncer", func(t *testing.T) {
+		t.Parallel()
+		conformance.Run(t, newRig(t, newest, "transaction", "exec").signed(t))
+	})
 }
 
 // rig is this repository's driver on a server of its own, the way the suite wants it.
@@ -65,6 +77,9 @@ type rig struct {
 	harness    conformance.Harness
 
 	prepared bool // the pooler is one that follows prepared statements
+
+	keys   string    // the key file of signed tenants; "" for plain ones
+	policy sync.Once // makes policies signed when the suite has made its tables
 
 	mu       sync.Mutex
 	bouncers map[int]*pgtest.Bouncer // by pool size
@@ -109,6 +124,39 @@ func newRig(t *testing.T, major int, pooler, mode string) *rig {
 			"however often a client prepares it anew, until its administrator reconnects"}
 	}
 	return r
+}
+
+// signed makes the rig one of signed tenants.
+func (r *rig) signed(t *testing.T) conformance.Harness {
+	t.Helper()
+	r.keys = filepath.Join(t.TempDir(), "keys")
+	require.NoError(t, os.WriteFile(r.keys, []byte("1 "+strings.Repeat("a1", 32)), 0o600))
+	r.harness.Exclude = map[string]string{
+		"isolation/the fixture can fail":                    "the setting alone shows nothing here: that is what the database is signed for",
+		"policies/without a tenant there is nothing to see": "the same: it sets a tenant by hand",
+		"sessions/roles end with the checkout":              "the generator's policies are for the login, and not for other roles that it becomes",
+	}
+	return r.harness
+}
+
+// sign replaces the policies of the suite's tables.
+func (r *rig) sign(t testing.TB, database string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), r.server.DSN("postgres", database))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(context.Background()) }()
+	keys, _, err := rls.ReadKeyFile(r.keys)
+	require.NoError(t, err)
+	config := policy.Config{
+		App: "app", Owner: "conformance_owner", Identity: policy.Signed, DropPolicies: true, KeepTemp: true,
+		Tables: []string{"public.orders", "public.orders_id_seq", "public.customers", "public.events"},
+	}
+	_, err = policy.InstallKeys(t.Context(), conn, config, []*rls.ShardKey{keys[0].For(database)}, nil)
+	require.NoError(t, err)
+	_, err = policy.Apply(t.Context(), conn, config, nil)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "grant usage on sequence orders_id_seq to app")
+	require.NoError(t, err)
 }
 
 // logVersions tells what the run was on, in a line that internal/matrix reads.
@@ -170,7 +218,15 @@ func (r *rig) open(t testing.TB, o conformance.Options) *sql.DB {
 	if o.RegistryDown {
 		store = unreachable{store}
 	}
-	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: o.Conns, TenantShare: 1, AcquireTimeout: o.AcquireTimeout})
+	if r.keys != "" {
+		r.policy.Do(func() {
+			r.sign(t, r.home)
+			r.sign(t, r.away)
+		})
+	}
+	connector, err := shardedpg.NewConnector(shardedpg.Config{
+		Store: store, MaxConns: o.Conns, TenantShare: 1, AcquireTimeout: o.AcquireTimeout, Signed: r.keys != "", KeyFile: r.keys,
+	})
 	require.NoError(t, err)
 	return sql.OpenDB(connector)
 }

@@ -26,12 +26,20 @@ const (
 
 var params = [StepCount]int{Tenant: 1, Timeout: 2, Limits: 3, Schema: 5, Rearm: 4, RearmSchema: 6, ReadOnly: 0}
 
-// Params is the number of values of a step, all of type text. A tagged identity step has the tag as the last one.
-func Params(step Step, tagged bool) int {
-	if tagged && step != ReadOnly {
-		return params[step] + 1
+// Params is the number of values of a step, all of type text. Behind those of its own, an identity step has the tag, where there
+// are tags, and then the token of the tenant, where tenants are signed.
+func Params(step Step, tagged, signed bool) int {
+	n := params[step]
+	if step == ReadOnly {
+		return n
 	}
-	return params[step]
+	if tagged {
+		n++
+	}
+	if signed {
+		n++
+	}
+	return n
 }
 
 var gucName = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+$`)
@@ -47,12 +55,15 @@ func CheckGUC(name string) error {
 }
 
 // SQL returns the text of a step for the tenant setting guc, which CheckGUC has accepted. Tagged, an identity step sets
-// application_name as well: a statement of its own would cost half as much as all of the prologue. No step returns a value that
+// application_name as well: a statement of its own would cost half as much as all of the prologue. Signed, it sets the token. No step returns a value that
 // was bound to it, so nothing of a tenant reaches a log of results.
-func SQL(step Step, guc string, tagged bool) string {
+func SQL(step Step, guc string, tagged, signed bool) string {
 	text := untagged(step, guc)
 	if tagged && step != ReadOnly {
-		text += ", " + local("'application_name'", "$"+strconv.Itoa(Params(step, true)))
+		text += ", " + local("'application_name'", "$"+strconv.Itoa(Params(step, true, false)))
+	}
+	if signed && step != ReadOnly {
+		text += ", " + local("'"+TokenSetting+"'", "$"+strconv.Itoa(Params(step, tagged, true)))
 	}
 	return text
 }

@@ -24,7 +24,7 @@ func connect(t *testing.T) *pgx.Conn {
 }
 
 func values(step rls.Step, s *rls.Settings) (args []any) {
-	for i := range rls.Params(step, s.Tag != "") {
+	for i := range rls.Params(step, s.Tag != "", false) {
 		args = append(args, string(s.AppendValue(nil, step, i)))
 	}
 	return args
@@ -55,7 +55,7 @@ func TestEachStepPutsItsSettingsInForceUntilTheTransactionEnds(t *testing.T) {
 	for step, names := range sets {
 		tx, err := conn.Begin(t.Context())
 		require.NoError(t, err)
-		_, err = tx.Exec(t.Context(), rls.SQL(step, rls.DefaultGUC, true), values(step, &s)...)
+		_, err = tx.Exec(t.Context(), rls.SQL(step, rls.DefaultGUC, true, false), values(step, &s)...)
 		require.NoError(t, err, "step %d", step)
 		if step != rls.ReadOnly {
 			names = append(names, "application_name")
@@ -98,7 +98,7 @@ func TestRearmingLetsACallerTightenALimitAndNeverLiftIt(t *testing.T) {
 			_, err = tx.Exec(t.Context(), "select set_config('statement_timeout', $1, true), set_config('work_mem', '1GB', true)", c.own)
 			require.NoError(t, err)
 			args := values(rls.Rearm, &s)
-			_, err = tx.Exec(t.Context(), rls.SQL(rls.Rearm, rls.DefaultGUC, false), args...)
+			_, err = tx.Exec(t.Context(), rls.SQL(rls.Rearm, rls.DefaultGUC, false, false), args...)
 			require.NoError(t, err)
 			var timeout, workMem string
 			require.NoError(t, tx.QueryRow(t.Context(), "select current_setting('statement_timeout'), current_setting('work_mem')").

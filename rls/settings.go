@@ -11,8 +11,9 @@ import (
 // Settings are the values that a prologue puts in force. The zero value names no tenant and must not be armed.
 type Settings struct {
 	Tenant     string
-	TimeoutMS  int64 // statement_timeout in milliseconds; 0 is PostgreSQL's word for none
-	ArmedMS    int64 // for Rearm: the one that the driver has put in force in this transaction before
+	Token      string // where tenants are signed: the tenant with its signature
+	TimeoutMS  int64  // statement_timeout in milliseconds; 0 is PostgreSQL's word for none
+	ArmedMS    int64  // for Rearm: the one that the driver has put in force in this transaction before
 	WorkMemKB  int
 	SearchPath string // model schema only
 	Role       string // model schema only
@@ -74,11 +75,13 @@ func (s *Settings) RearmStep() Step {
 	return Rearm
 }
 
-// AppendValue appends value number i of a step to dst; the one behind those of the untagged step is the tag.
+// AppendValue appends value number i of a step to dst: behind those of its own, the tag, if there is one, and the token.
 func (s *Settings) AppendValue(dst []byte, step Step, i int) []byte {
 	switch {
-	case i == params[step]:
+	case i == params[step] && s.Tag != "":
 		return append(dst, s.Tag...)
+	case i >= params[step]:
+		return append(dst, s.Token...)
 	case step == Rearm && i == 3:
 		i = 5
 	}

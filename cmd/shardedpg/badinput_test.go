@@ -74,14 +74,27 @@ var (
 			"--guc":    {{command + "|--guc|tenant", "app.current_tenant_id", exitUsage}},
 			"--global": {{command + "|--global|[", "that is no pattern", exitUsage}},
 		}
-		for _, flag := range []string{"--app-role", "--owner-role", "--maintenance-role", "--tenant-column"} {
+		for _, flag := range []string{"--app-role", "--owner-role", "--maintenance-role", "--key-role", "--tenant-column"} {
 			all[flag] = []bad{{command + "|" + flag + "|" + long, "no name in PostgreSQL", exitUsage}, {command + "|" + flag + "|", "no name in PostgreSQL", exitUsage}}
 		}
 		return all
 	}
 
+	badKeyed = func(command, dsn, file string) map[string][]bad {
+		command += "|--key-file|" + file
+		all := badDatabases(command+"|--as|eu1", dsn)
+		delete(all, "--shard")
+		delete(all, "--database")
+		named := badDatabases(command, dsn)
+		delete(named, "--dsn")
+		return merged(all, named, badDeclared(command), map[string][]bad{
+			"--as":       {{command + "|--as|eu1", "--dsn and --as go together", exitUsage}, {command + "|--dsn|" + dsn + "|--as|" + long, "no name in PostgreSQL", exitUsage}},
+			"--key-file": {{strings.Replace(command, file, "/nowhere", 1), "make one with shardedpg rls keys generate", exitUsage}, {strings.Replace(command, file, "/", 1), "key file /", exitFailed}},
+		}, map[string][]bad{"--dsn": {{command + "|--dsn|" + dsn, "--dsn and --as go together", exitUsage}}})
+	}
+
 	badGenerated = func(command string) map[string][]bad {
-		all := make(map[string][]bad)
+		all := map[string][]bad{"--identity": {{command + "|--identity|maybe", "--identity must be one of", exitUsage}}}
 		for _, flag := range []string{"--private", "--table", "--skip-schema"} {
 			all[flag] = []bad{{command + "|" + flag + "|[", "that is no pattern", exitUsage}}
 		}
@@ -249,6 +262,20 @@ func badInput(f *fleet, files string) map[string]map[string][]bad {
 			"--canary":   {{"rls|verify|--canary|a", "takes the IDs of two tenants", exitUsage}, {"rls|verify|--canary|a,a", "name two tenants", exitFailed}},
 			"--policies": {{"rls|verify|--dry-run|--policies|x", "--policies is for --canary", exitUsage}},
 		}),
+		"rls harden": merged(badDatabases("rls|harden|--dry-run", dsn), badDeclared("rls|harden|--dry-run"), badChange("rls|harden")),
+		"rls keys generate": {
+			"--key-file": {{"rls|keys|generate|--key-file|/nowhere/keys", "no such file", exitFailed}, {"rls|keys|generate|--key-file|" + file("ids"), "line 1 is no key", exitFailed}, {"rls|keys|generate", "which key file?", exitUsage}},
+			"--id":       {{"rls|keys|generate|--key-file|" + file("keys") + "|--id|a b", "write its ID (letters", exitUsage}, {"rls|keys|generate|--key-file|" + file("keys") + "|--id|1", "another key has this ID", exitUsage}},
+		},
+		"rls keys forget": {
+			"<id>":       {{"rls|keys|forget|9|--key-file|" + file("keys"), `has no key "9", but 1, 2`, exitUsage}},
+			"--key-file": {{"rls|keys|forget|1|--key-file|/nowhere", "make one with shardedpg rls keys generate", exitUsage}},
+		},
+		"rls keys install": badKeyed("rls|keys|install", dsn, file("keys")),
+		"rls keys list":    badKeyed("rls|keys|list", dsn, file("keys")),
+		"rls keys retire": merged(badKeyed("rls|keys|retire|9|--dry-run", dsn, file("keys")), map[string][]bad{
+			"<id>": {{"rls|keys|retire|1|--yes|--key-file|" + file("keys"), "is still in", exitUsage}, {"rls|keys|retire|9|--key-file|" + file("keys"), "say --dry-run", exitUsage}},
+		}),
 		"rls rules":  {"<id>": {{"rls|rules|SPG000", "shardedpg rls rules lists them", exitUsage}}},
 		"completion": {"<shell>": {{"completion|tcsh", "bash", exitUsage}, {"completion", "<shell>", exitUsage}}},
 	}
@@ -271,6 +298,7 @@ func TestBadInputForEachArgumentIsRefusedAndChangesNothing(t *testing.T) {
 	files := t.TempDir()
 	for name, text := range map[string]string{
 		"typo.yaml": "shards: {eu2: {dns: x}}\n", "orphan.yaml": "tenants: {a: {shard: eu9}}\n", "ids": "good\nnot good\n", "empty": "# nobody\n",
+		"keys": "1 " + strings.Repeat("ab", 32) + "\n2 " + strings.Repeat("cd", 32),
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(files, name), []byte(text), 0o600))
 	}

@@ -75,7 +75,13 @@ var examples = map[string][]string{
 		`shardedpg rls verify --cleanup --yes`,
 		`shardedpg rls verify --canary canary-a,canary-b -o json`,
 	},
-	"rls rules": {`shardedpg rls rules`, `shardedpg rls rules SPG027`},
+	"rls rules":         {`shardedpg rls rules`, `shardedpg rls rules SPG027`},
+	"rls harden":        {`shardedpg rls harden --dry-run`, `shardedpg rls harden --shard eu1 --yes`},
+	"rls keys generate": {`shardedpg rls keys generate --key-file /etc/shardedpg/keys`},
+	"rls keys install":  {`shardedpg rls keys install --key-file /etc/shardedpg/keys`, `shardedpg rls keys install --dsn 'host=localhost user=admin dbname=app' --as eu1 --app-role app --key-file keys`},
+	"rls keys list":     {`shardedpg rls keys list --key-file /etc/shardedpg/keys`},
+	"rls keys forget":   {`shardedpg rls keys forget 1 --key-file /etc/shardedpg/keys`},
+	"rls keys retire":   {`shardedpg rls keys retire 1 --key-file /etc/shardedpg/keys --dry-run`, `shardedpg rls keys retire 1 --key-file /etc/shardedpg/keys --yes`},
 
 	"completion": {`source <(shardedpg completion bash)`},
 }

@@ -68,6 +68,14 @@ type commands struct {
 		Audit    rlsAudit    `cmd:"" help:"Look for ways around row-level security in databases."`
 		Verify   rlsVerify   `cmd:"" help:"Try to break in: as one tenant that exists for the run only, go for the rows of another, in every table."`
 		Rules    rlsRules    `cmd:"" help:"List the rules of the audit, or explain one."`
+		Harden   rlsHarden   `cmd:"" help:"Take from everybody the built-in functions and languages that reach across tenants, as far as the server lets you."`
+		Keys     struct {
+			Generate keysGenerate `cmd:"" help:"Add a new key to the key file, or make the file. No shard knows the key before install."`
+			Install  keysInstall  `cmd:"" help:"Let databases verify tenants signed with the keys of the file. Policies stay as they are."`
+			List     keysList     `cmd:"" help:"Show which keys each database has."`
+			Forget   keysForget   `cmd:"" help:"Take a key out of the key file, so that programs that read it sign with it no more."`
+			Retire   keysRetire   `cmd:"" help:"Take a key from databases that programs sign with no more."`
+		} `cmd:"" name:"keys" help:"Keys that tenants are signed with: generate, install, and later forget, retire."`
 	} `cmd:"" name:"rls" help:"Row-level security of tables of tenants."`
 
 	Completion completion `cmd:"" help:"Print a script that completes commands and flags in a shell."`

@@ -29,6 +29,7 @@ type declared struct {
 	AppRole         identifier `placeholder:"ROLE" help:"Role of tenants' statements. Default: the one in the shard's DSN."`
 	OwnerRole       identifier `placeholder:"ROLE" help:"Role that owns the tables. Default shardedpg_owner."`
 	MaintenanceRole identifier `placeholder:"ROLE" help:"Role with BYPASSRLS, for work on rows of all tenants. Default shardedpg_maintenance."`
+	KeyRole         identifier `placeholder:"ROLE" help:"Role that owns the keys of signed tenants. Default shardedpg_keys."`
 	TenantColumn    identifier `placeholder:"NAME" help:"Column that holds the tenant's ID. Default tenant_id."`
 	GUC             setting    `name:"guc" placeholder:"NAME" help:"The tenant setting. Default: that of the registry's DSN, app.current_tenant_id."`
 	Global          []pattern  `placeholder:"PATTERN" help:"Relations without a tenant, which all tenants may read: schema.table, * for any characters."`
@@ -195,6 +196,7 @@ func (d *declared) over(c policy.Config, t target) (policy.Config, error) {
 	or(&c.App, string(d.AppRole), c.App, t.app)
 	or(&c.Owner, string(d.OwnerRole))
 	or(&c.Maintenance, string(d.MaintenanceRole))
+	or(&c.KeyOwner, string(d.KeyRole))
 	or(&c.TenantColumn, string(d.TenantColumn))
 	or(&c.GUC, string(d.GUC), c.GUC, t.guc)
 	if len(d.Global) > 0 {

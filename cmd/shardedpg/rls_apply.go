@@ -15,13 +15,14 @@ import (
 // generated says what to generate, beyond what the audit has to know.
 type generated struct {
 	declared
-	Private      []pattern `placeholder:"PATTERN" help:"Tables and views that tenants may not touch."`
-	Table        []pattern `placeholder:"PATTERN" help:"Look at no relations but these; at schemas and roles all the same."`
-	SkipSchema   []pattern `placeholder:"PATTERN" help:"Schemas to leave alone. Default sharded_pg and tenant_*."`
-	KeepTemp     *bool     `negatable:"" help:"Leave the right to make temporary tables alone."`
-	Lockdown     *bool     `negatable:"" help:"Take built-in functions from PUBLIC that reach across tenants. Needs a superuser."`
-	DropPolicies bool      `help:"Drop policies that are not the generator's."`
-	Indexes      bool      `help:"Make missing indexes of the tenant column. Writes wait while they are built."`
+	Private      []pattern       `placeholder:"PATTERN" help:"Tables and views that tenants may not touch."`
+	Table        []pattern       `placeholder:"PATTERN" help:"Look at no relations but these; at schemas and roles all the same."`
+	SkipSchema   []pattern       `placeholder:"PATTERN" help:"Schemas to leave alone. Default sharded_pg and tenant_*."`
+	Identity     policy.Identity `enum:"plain,signed," default:"" placeholder:"plain|signed" help:"What policies take the tenant from: plain, the setting; signed, a token that only programs with a key can make. Default: as it is, or plain."`
+	KeepTemp     *bool           `negatable:"" help:"Leave the right to make temporary tables alone."`
+	Lockdown     *bool           `negatable:"" help:"Take built-in functions from PUBLIC that reach across tenants. Needs a superuser."`
+	DropPolicies bool            `help:"Drop policies that are not the generator's."`
+	Indexes      bool            `help:"Make missing indexes of the tenant column. Writes wait while they are built."`
 }
 
 func (g *generated) config(ctx context.Context, conn *pgx.Conn, t target) (policy.Config, error) {
@@ -33,6 +34,9 @@ func (g *generated) config(ctx context.Context, conn *pgx.Conn, t target) (polic
 		if len(list.given) > 0 {
 			*list.to = texts(list.given)
 		}
+	}
+	if g.Identity != "" {
+		c.Identity = g.Identity
 	}
 	if g.KeepTemp != nil {
 		c.KeepTemp = *g.KeepTemp

@@ -25,7 +25,8 @@ type Backend struct {
 	idleFrom time.Time
 	peek     peeker
 	raw      bool
-	fresh    bool // made for the one who checks it out
+	fresh    bool      // made for the one who checks it out
+	keys     *rls.Keys // of which the wire's key is one
 }
 
 // Conn is pgx's own database/sql connection: its methods send what they always send, with the prologue in front.
@@ -198,6 +199,10 @@ func (b *Backend) setForSession(ctx context.Context) error {
 func (w *wire) sessionSettings() (text string, args [][]byte) {
 	args = [][]byte{[]byte(w.proto.guc), []byte(w.set.Tenant)}
 	text = "select set_config($1,$2,false)"
+	if s := &w.signer; s.key != nil {
+		args = append(args, []byte(s.make(time.Now(), sessionLife, w.set.Tenant)))
+		text += ", set_config('" + rls.TokenSetting + "',$3,false)"
+	}
 	for i, step := range []string{"statement_timeout", "work_mem", "search_path", "role"} {
 		if i >= 2 && w.set.Role == "" {
 			break

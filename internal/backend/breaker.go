@@ -186,7 +186,7 @@ func answered(err error) bool {
 		return server.Code != "57P02" && server.Code != "57P03" && !pooler(server)
 	}
 	var unusable *unusableError
-	return errors.As(err, &unusable) || errors.Is(err, ErrUnsafeRole)
+	return errors.As(err, &unusable) || errors.Is(err, ErrUnsafeRole) || errors.Is(err, ErrIdentity)
 }
 
 // foreign reports whether an attempt failed for a reason that is not the server's: the program's own hook, or a pooler, whose

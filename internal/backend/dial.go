@@ -28,14 +28,16 @@ var ErrUnsafeRole = errors.New("unsafe login role")
 // between) and for every way in which the login could read past row-level security: being or being able to become a
 // superuser, a BYPASSRLS role, or the owner of a table that has policies (PostgreSQL manual, section 5.9). A schema tenant's
 // role ($1) is one to become for a transaction: a login that has its rights at all other times, too, could read every such
-// tenant's tables by name (section 22.3).
+// tenant's tables by name (section 22.3). Last, whether policies take signed tenants only.
 const verifySQL = `select pg_backend_pid()::text,
  (select rolsuper from pg_roles where rolname = session_user)::text,
  (select rolbypassrls from pg_roles where rolname = session_user)::text,
  exists (select from pg_roles r where (r.rolsuper or r.rolbypassrls) and r.rolname <> session_user
   and pg_has_role(session_user, r.oid, 'member'))::text,
  exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))::text,
- exists (select from pg_roles where rolname = $1 and pg_has_role(session_user, oid, 'usage'))::text`
+ exists (select from pg_roles where rolname = $1 and pg_has_role(session_user, oid, 'usage'))::text,
+ exists (select from pg_proc f join pg_namespace n on n.oid = f.pronamespace join pg_depend d on d.refclassid = 'pg_proc'::regclass and d.refobjid = f.oid
+  where n.nspname = 'shardedpg' and f.proname = 'current_tenant' and d.classid = 'pg_policy'::regclass)::text`
 
 const (
 	minServerVersion = 14
@@ -144,7 +146,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	if err != nil {
 		return cause(err)
 	}
-	if len(answer) != 6 {
+	if len(answer) != 7 {
 		return errors.New("the server did not answer the role check")
 	}
 	col := func(i int) string { return string(answer[i]) }
@@ -166,15 +168,28 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	if b.pg.ParameterStatus("standard_conforming_strings") != "on" {
 		return &unusableError{"standard_conforming_strings is off for this login; turn it on"}
 	}
+	signs := p.signs(b.key)
+	if !signs && b.key.Rows && col(6) != "false" {
+		return fmt.Errorf("%w: its policies take no other; open the registry with sharded_identity=signed and sharded_key_file", ErrIdentity)
+	}
 	w := b.wire
 	w.joins = major >= joinsSince
 	w.pooled = col(0) != strconv.FormatUint(uint64(b.pg.PID()), 10)
+	texts := &p.plain
+	if signs {
+		if err := p.chooseKey(ctx, b); err != nil {
+			return err
+		}
+	}
+	if b.wire.signer.key != nil {
+		texts = &p.signed
+	}
 	if w.pooled {
 		p.pooled.Store(true)
 		w.defs = rls.Defaults{}
-		w.proto = p.unnamed
+		w.proto = texts.unnamed
 	} else {
-		w.proto = p.named
+		w.proto = texts.named
 		if err := b.prepare(ctx); err != nil {
 			return cause(err)
 		}
@@ -191,11 +206,15 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 // ask runs a query of one row without the prologue. Behind a pooler the server connection may still have the
 // statement_timeout that another client has set for its session. It is lifted first, in the same transaction; that takes
 // little time, and a few attempts are sure to find as much.
-func (b *Backend) ask(ctx context.Context, text string, arg string) ([][]byte, error) {
+func (b *Backend) ask(ctx context.Context, text string, args ...string) ([][]byte, error) {
+	values := make([][]byte, len(args))
+	for i, arg := range args {
+		values[i] = []byte(arg)
+	}
 	for try := 0; ; try++ {
 		var batch pgconn.Batch
 		batch.ExecParams("select set_config('statement_timeout', '0', true)", nil, nil, nil, nil)
-		batch.ExecParams(text, [][]byte{[]byte(arg)}, nil, nil, nil)
+		batch.ExecParams(text, values, nil, nil, nil)
 		results, err := b.pg.ExecBatch(ctx, &batch).ReadAll()
 		if err == nil && len(results) == 2 && len(results[1].Rows) == 1 {
 			return results[1].Rows[0], nil

@@ -14,14 +14,25 @@ type TestWire struct{ w *wire }
 // NewTestWire returns a wire that serves tenant, on a backend that another tenant used last.
 func NewTestWire(r io.Reader, out io.Writer, tenant string) *TestWire {
 	return &TestWire{&wire{
-		r: r, w: out, on: true, proto: newProtocol(rls.DefaultGUC, false, named), set: rls.Settings{Tenant: tenant, WorkMemKB: 4096},
+		r: r, w: out, on: true, proto: newProtocol(rls.DefaultGUC, false, false, named), set: rls.Settings{Tenant: tenant, WorkMemKB: 4096},
 		stmts: make(map[string]sqllex.Verdict), verdicts: sqllex.NewCache(), lanes: new(laneCounters), status: 'I', owner: "another",
 	}}
 }
 
 // BehindPooler makes the wire one of a backend behind a pooler.
 func (t *TestWire) BehindPooler() {
-	t.w.pooled, t.w.proto = true, newProtocol(rls.DefaultGUC, false, unnamed)
+	t.w.pooled, t.w.proto = true, newProtocol(rls.DefaultGUC, false, false, unnamed)
+}
+
+// Sign makes the wire one that signs, for another tenant.
+func (t *TestWire) Sign(key *rls.ShardKey, tenant string) {
+	t.w.signer.key, t.w.set.Tenant = key, tenant
+}
+
+// Token is what the wire would send now.
+func (t *TestWire) Token() string {
+	t.w.sign()
+	return t.w.set.Token
 }
 
 // OnPostgres18 makes the wire one of a backend on which a Query joins the transaction in front of it.

@@ -24,6 +24,8 @@ import (
 type Key struct {
 	Database string // empty: the one that the shard's DSN names
 	Schema   bool   // serves schema tenants: starts with a search_path without tables
+	Rows     bool   // serves tenants that share tables, so that policies have to know them
+	Own      bool   // serves tenants of model database: they may share tables, or have no policies at all
 }
 
 // Config describes the connections of one shard.
@@ -31,8 +33,10 @@ type Config struct {
 	Conn           *pgx.ConnConfig
 	Before         func(ctx context.Context, cc *pgx.ConnConfig) error // changes a copy of Conn before each connect; may be nil
 	GUC            string
-	Tagged         bool // settings have a tag
-	MaxOpen        int  // connections, idle and used, over all keys
+	Tagged         bool             // settings have a tag
+	Shard          string           // what its key is derived from
+	Keys           func() *rls.Keys // those of the fleet, another pointer when they have changed; nil: tenants are not signed
+	MaxOpen        int              // connections, idle and used, over all keys
 	Strict         bool
 	Allow          []string // first words that the strict guard lets through, see CheckGuardWords
 	Verify         bool
@@ -50,31 +54,20 @@ func (c *Config) lifetime() time.Duration {
 
 type laneCounters struct{ direct, reset, eager atomic.Int64 }
 
-// Stats counts what a pool did. Lane1 and Lane3 are transactions that flew without and with a reset in front; Resets are
-// those sent at release.
-type Stats struct {
-	Open, Idle                     int
-	Lane1, Lane3, Resets           int64
-	Connects, ConnectErrors, Drops int64
-
-	Down    bool  // the last attempts to connect failed: the shard's tenants are refused without waiting
-	Outages int64 // how often that was found
-}
-
 // Pool holds the connections of one shard. It is safe for concurrent use.
 type Pool struct {
-	cfg            Config
-	named, unnamed *protocol
-	verdicts       *sqllex.Cache
-	pooled         atomic.Bool // a pooler was seen in front of this shard
-	lanes          laneCounters
-	connects       atomic.Int64
-	connectErrors  atomic.Int64
-	drops          atomic.Int64
-	breaker        *breaker
-	several        bool // hosts in the connection string
-	asking         atomic.Bool
-	host           hosts.Memory
+	cfg           Config
+	plain, signed protocols
+	verdicts      *sqllex.Cache
+	pooled        atomic.Bool // a pooler was seen in front of this shard
+	lanes         laneCounters
+	connects      atomic.Int64
+	connectErrors atomic.Int64
+	drops         atomic.Int64
+	breaker       *breaker
+	several       bool // hosts in the connection string
+	asking        atomic.Bool
+	host          hosts.Memory
 
 	mu     sync.Mutex
 	idle   []*Backend // the one used last is at the end
@@ -91,8 +84,12 @@ var ErrClosed = errors.New("connector closed")
 // NewPool returns the pool of a shard. It connects when the first connection is needed.
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
-		cfg: cfg, named: newProtocol(cfg.GUC, cfg.Tagged, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, unnamed),
+		cfg:      cfg,
+		plain:    protocols{named: newProtocol(cfg.GUC, cfg.Tagged, false, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, false, unnamed)},
 		verdicts: sqllex.NewCache(),
+	}
+	if cfg.Keys != nil {
+		p.signed = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, true, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, true, unnamed)}
 	}
 	p.cfg.Conn = cfg.Conn.Copy()
 	p.several = hosts.Count(&cfg.Conn.Config) > 1
@@ -197,7 +194,7 @@ func (p *Pool) usable(ctx context.Context, b *Backend) bool {
 	if limit := time.Now().Add(p.cfg.ConnectTimeout); !ok || limit.Before(deadline) {
 		deadline = limit
 	}
-	return b.settle(deadline) && b.peek.quiet()
+	return b.settle(deadline) && b.peek.quiet() && p.current(b)
 }
 
 // take picks an idle backend, or makes room for a new one and returns who wants it. The tenant of the slot polite leaves the
@@ -389,15 +386,4 @@ func (p *Pool) Close() {
 	}
 	p.mu.Unlock()
 	p.Flush()
-}
-
-// Stats returns the counts up to now.
-func (p *Pool) Stats() Stats {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return Stats{
-		Open: p.open, Idle: len(p.idle), Lane1: p.lanes.direct.Load(), Lane3: p.lanes.reset.Load(),
-		Resets: p.lanes.eager.Load(), Connects: p.connects.Load(), ConnectErrors: p.connectErrors.Load(),
-		Drops: p.drops.Load(), Down: p.breaker.down.Load() != nil, Outages: p.breaker.outages.Load(),
-	}
 }

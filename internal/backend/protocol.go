@@ -72,6 +72,7 @@ type protocol struct {
 	anew   *protocol // the same for a backend on which the prepared statements may be gone
 	guc    string
 	tagged bool
+	signed bool // the tenant is set with its token
 	reset  []byte
 	sealed []byte // the reset after something not plain: it may have forged the attest, so that is parsed anew
 	begin  [beginSerializable + readOnlyBegin + 1][]byte
@@ -95,18 +96,21 @@ type encodedStep struct {
 	params int
 }
 
+// protocols are both forms that backends begin with.
+type protocols struct{ named, unnamed *protocol }
+
 // newProtocol returns the named or the unnamed form.
-func newProtocol(guc string, tagged bool, f form) *protocol {
-	p := encodeProtocol(guc, tagged, f)
+func newProtocol(guc string, tagged, signed bool, f form) *protocol {
+	p := encodeProtocol(guc, tagged, signed, f)
 	p.anew = p
 	if f == named {
-		p.anew = encodeProtocol(guc, tagged, anew)
+		p.anew = encodeProtocol(guc, tagged, signed, anew)
 	}
 	return p
 }
 
-func encodeProtocol(guc string, tagged bool, f form) *protocol {
-	p := &protocol{guc: guc, tagged: tagged, resetN: len(ResetSQL)}
+func encodeProtocol(guc string, tagged, signed bool, f form) *protocol {
+	p := &protocol{guc: guc, tagged: tagged, signed: signed, resetN: len(ResetSQL)}
 	for i, text := range ResetSQL {
 		switch {
 		case text != attestSQL:
@@ -125,9 +129,9 @@ func encodeProtocol(guc string, tagged bool, f form) *protocol {
 		}
 	}
 	for s := range p.steps {
-		step := encodedStep{name: statementName("p", s, f), params: rls.Params(rls.Step(s), tagged)}
+		step := encodedStep{name: statementName("p", s, f), params: rls.Params(rls.Step(s), tagged, signed)}
 		if f != named {
-			step.parse = appendText(nil, step.name, rls.SQL(rls.Step(s), guc, tagged), step.params)
+			step.parse = appendText(nil, step.name, rls.SQL(rls.Step(s), guc, tagged, signed), step.params)
 		}
 		p.steps[s] = step
 	}
@@ -148,7 +152,7 @@ func (p *protocol) namedStatements() (names, texts []string, params []int) {
 		}
 	}
 	for s := range p.steps {
-		add("p", s, rls.Params(rls.Step(s), p.tagged), rls.SQL(rls.Step(s), p.guc, p.tagged))
+		add("p", s, rls.Params(rls.Step(s), p.tagged, p.signed), rls.SQL(rls.Step(s), p.guc, p.tagged, p.signed))
 	}
 	return names, texts, params
 }

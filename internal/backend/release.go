@@ -9,7 +9,7 @@ import (
 // reusable reports whether the backend may serve another lease after what this one did.
 func (b *Backend) reusable() bool {
 	w := b.wire
-	return !b.raw && !b.pg.IsClosed() && !b.pg.IsBusy() && w.status == 'I' && !w.used.discard && !w.bare &&
+	return !b.raw && !b.pg.IsClosed() && !b.pg.IsBusy() && w.status == 'I' && !w.used.discard && !w.bare && !w.signer.refused &&
 		len(w.segments) == 0 && !w.open
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 )
 
 const (
@@ -235,6 +236,8 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	case "53200":
 		// Out of memory can leave session locks behind that even a reset may not be able to clear.
 		w.used.discard = true
+	case "28000":
+		w.signer.refused = w.signer.refused || strings.HasPrefix(errorField(m, 'M'), unverified)
 	case "57P01", "57P02", "57P03":
 		w.used.discard = w.used.discard || !ours || !w.alone // else nothing stands in the way of another backend
 	}

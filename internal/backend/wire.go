@@ -39,6 +39,7 @@ type wire struct {
 	// (PostgreSQL 18; until 17 the Query ended it). What was reported as done would be lost. Several statements end it.
 	joins   bool
 	defs    rls.Defaults
+	signer  signer
 	refused error // the guard's word on the last write, until taken
 
 	// What is known of the backend.
@@ -352,6 +353,7 @@ func (w *wire) appendPrologue(out []byte) []byte {
 	case step == rls.Tenant: // an earlier prologue has changed the timeout from its default
 		step = rls.Timeout
 	}
+	w.sign()
 	p := w.own()
 	out = p.appendStep(out, step, &w.set)
 	if w.set.ReadOnly {

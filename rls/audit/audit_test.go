@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/rls"
 	"github.com/sharded-pg/sharded-pg/rls/audit"
 	"github.com/sharded-pg/sharded-pg/rls/policy"
 	"github.com/sharded-pg/sharded-pg/rls/policy/policytest"
@@ -111,6 +112,22 @@ func TestWhatTheGeneratorMakesHasNoFinding(t *testing.T) {
 				r, err = audit.Run(t.Context(), s.conn, s.audit)
 				require.NoError(t, err)
 				require.Equal(t, []string{"SPG072 " + d.Config.App}, found(r), "the driver sets the tenant with set_config")
+
+				keys, err := rls.ParseKeys("1 " + strings.Repeat("ab", 32))
+				require.NoError(t, err)
+				d.Config.KeyOwner = d.Config.App + "_keys"
+				_, err = policy.InstallKeys(t.Context(), s.conn, d.Config, []*rls.ShardKey{keys[0].For("s1")}, nil)
+				require.NoError(t, err)
+				r, err = audit.Run(t.Context(), s.conn, s.audit)
+				require.NoError(t, err)
+				require.Equal(t, []string{"SPG072 " + d.Config.App, "SPG087 shardedpg.ctx_key"}, found(r))
+				d.Config.Identity = policy.Signed
+				_, err = policy.Apply(t.Context(), s.conn, d.Config, nil)
+				require.NoError(t, err)
+				r, err = audit.Run(t.Context(), s.conn, s.audit)
+				require.NoError(t, err)
+				require.Empty(t, r.NotRun)
+				require.Empty(t, found(r), "nothing trusts what set_config sets")
 			})
 		}
 	})

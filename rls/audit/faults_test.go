@@ -84,4 +84,7 @@ var faults = []struct{ rule, plant, object string }{
  grant select on public.inv to {app}`, "public.inv"},
 	{"SPG084", `create schema tenant_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx`, "tenant_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"},
 	{"SPG085", `alter table app.t29 owner to postgres`, "app.t29"},
+	{"SPG086", `create or replace function shardedpg.current_tenant() returns text language sql immutable as 'select null::text';
+ alter policy shardedpg_guard on app.t30 using (tenant_id = (select shardedpg.current_tenant())) with check (tenant_id = (select shardedpg.current_tenant()))`, "app.t31"},
+	{"SPG087", `create table if not exists shardedpg.ctx_key (kid int primary key)`, "shardedpg.ctx_key"},
 }

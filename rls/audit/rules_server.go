@@ -24,7 +24,7 @@ var serverRules = []Rule{
 		ID: "SPG072", Severity: Medium, Level: Hardened,
 		Title: "the app role may call set_config, and policies trust a plain setting",
 		Why:   "A statement can name another tenant in its middle: injected SQL reads that tenant's rows.",
-		Fix:   "the driver of this version sets the tenant with it: accept it, or keep such tenants in a database of their own",
+		Fix:   "sign tenants, so that policies do not trust the setting: shardedpg rls keys install, shardedpg rls apply --identity signed",
 		query: `select pool.rolname as object, 'EXECUTE on set_config; policies on '||(select count(*) from pol, cfg where
   position('current_setting('''||cfg.guc in ex) > 0)||' policies read the plain GUC' as detail
  from pool where has_function_privilege(pool.oid, 'pg_catalog.set_config(text,text,boolean)', 'EXECUTE') and exists (select 1 from

@@ -113,7 +113,9 @@ func readCluster(ctx context.Context, tx pgx.Tx, c Config) (clusterState, error)
 			s.groups, s.groupRights, err = readGroups(ctx, tx, c)
 			return err
 		},
-		func() error { return each(ctx, tx, func(r role) { s.roles[r.Name] = r }, rolesSQL, ours) },
+		func() error {
+			return each(ctx, tx, func(r role) { s.roles[r.Name] = r }, rolesSQL, append(ours, c.KeyOwner))
+		},
 		func() error { return each(ctx, tx, func(r right) { s.rights = append(s.rights, r) }, rightsSQL, ours) },
 		func() error {
 			return each(ctx, tx, func(o struct{ Schema, Owner string }) {

@@ -19,6 +19,8 @@ type Config struct {
 	Maintenance  string   `json:"maintenance"`             // default "shardedpg_maintenance"
 	TenantColumn string   `json:"tenant_column"`           // default "tenant_id"
 	GUC          string   `json:"guc"`                     // the tenant setting; default [rls.DefaultGUC]
+	Identity     Identity `json:"identity,omitempty"`      // what policies take the tenant from; default [Plain]
+	KeyOwner     string   `json:"key_owner,omitempty"`     // owns the keys of signed tenants; default "shardedpg_keys"
 	Tables       []string `json:"tables,omitempty"`        // patterns: no other relation is looked at; default: all are
 	Global       []string `json:"global,omitempty"`        // patterns of tables without a tenant, which all tenants may read
 	Private      []string `json:"private,omitempty"`       // patterns of tables and views that tenants may not touch
@@ -47,6 +49,8 @@ func (c Config) withDefaults() Config {
 	}
 	set(&c.Owner, "shardedpg_owner")
 	set(&c.Maintenance, "shardedpg_maintenance")
+	set(&c.KeyOwner, "shardedpg_keys")
+	set((*string)(&c.Identity), string(Plain))
 	set(&c.TenantColumn, "tenant_id")
 	set(&c.GUC, rls.DefaultGUC)
 	if len(c.SkipSchemas) == 0 {
@@ -62,8 +66,12 @@ func (c Config) check() error {
 	if c.App == "" {
 		add("no app role: name the role that tenants' statements run as")
 	}
+	if c.Identity != Plain && c.Identity != Signed {
+		add("%q is no identity: use plain or signed", c.Identity)
+	}
 	names := map[string]string{}
-	for what, name := range map[string]string{"app role": c.App, "owner role": c.Owner, "maintenance role": c.Maintenance} {
+	roles := map[string]string{"app role": c.App, "owner role": c.Owner, "maintenance role": c.Maintenance, "role of the keys": c.KeyOwner}
+	for what, name := range roles {
 		if other, taken := names[name]; taken && name != "" {
 			add("%q is %s and %s: each needs a role of its own, or none of them is a barrier to another", name, min(what, other), max(what, other))
 		}
@@ -71,6 +79,7 @@ func (c Config) check() error {
 	}
 	for what, name := range map[string]string{
 		"app role": c.App, "owner role": c.Owner, "maintenance role": c.Maintenance, "tenant column": c.TenantColumn,
+		"role of the keys": c.KeyOwner,
 	} {
 		if len(name) > maxIdentifier || strings.ContainsRune(name, 0) {
 			add("the %s %q is no name: PostgreSQL takes up to %d bytes", what, name, maxIdentifier)

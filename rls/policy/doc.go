@@ -18,6 +18,12 @@
 //	owner        owns the tables, for migrations (set role); nobody logs in. Policies are forced, so it sees no row either
 //	maintenance  BYPASSRLS and no superuser, for work on the rows of all tenants; nobody logs in
 //
+// # Signed tenants
+//
+// [InstallKeys] makes a database verify tokens of keys, and [Signed] is the identity of policies that believe nothing else. What
+// verifies them is in schema shardedpg and belongs to a fourth role, which nobody logs in as and which owns nothing else.
+// [Harden] takes from PUBLIC what reaches across tenants without touching a table.
+//
 // # What is not generated
 //
 // Keys that do not carry the tenant are reported as [Advice] with the SQL for them: a new key can fail on the rows that are

@@ -52,7 +52,7 @@ select g.rolname, 0, '', 'OWNER' from pg_database d join g on g.oid = d.datdba w
 func readGroups(ctx context.Context, tx pgx.Tx, c Config) (groups []group, rights []groupRight, err error) {
 	var names []string
 	err = each(ctx, tx, func(g group) {
-		g.Strong = g.Strong || g.Name == c.Owner || g.Name == c.Maintenance
+		g.Strong = g.Strong || g.Name == c.Owner || g.Name == c.Maintenance || g.Name == c.KeyOwner
 		groups, names = append(groups, g), append(names, g.Name)
 	}, groupsSQL, c.App)
 	if err == nil {

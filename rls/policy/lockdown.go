@@ -18,9 +18,7 @@ func (p *planner) lockdown() {
 		do = append(do, "revoke execute on function pg_catalog."+f.Signature+" from public")
 		undo = append(undo, "grant execute on function pg_catalog."+f.Signature+" to public")
 	}
-	for _, f := range driverNeeds {
-		do = append(do, "grant execute on function pg_catalog."+f+" to "+strings.Join([]string{ident(p.App), ident(p.Owner), ident(p.Maintenance)}, ", "))
-	}
+	do = append(do, p.giveBack().Do...)
 	p.add(Change{Object: "built-in functions", Property: "public may call", Was: strings.Join(names, ", "), Do: do, Undo: undo})
 
 	slices.Sort(p.cluster.languages)
@@ -28,9 +26,6 @@ func (p *planner) lockdown() {
 	for _, l := range p.cluster.languages {
 		do = append(do, "revoke usage on language "+ident(l)+" from public")
 		undo = append(undo, "grant usage on language "+ident(l)+" to public")
-	}
-	for _, l := range []string{"plpgsql", "sql"} {
-		do = append(do, "grant usage on language "+l+" to "+ident(p.Owner)+", "+ident(p.Maintenance))
 	}
 	p.add(Change{Object: "languages", Property: "public may use", Was: strings.Join(p.cluster.languages, ", "), Do: do, Undo: undo})
 }

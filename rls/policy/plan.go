@@ -90,7 +90,11 @@ func read(ctx context.Context, tx pgx.Tx, c Config) (*Plan, error) {
 			types[r.Type] = true
 		}
 	}
-	shapes, err := learn(ctx, tx, c, types)
+	identity, err := readIdentity(ctx, tx, c)
+	if err != nil {
+		return nil, fmt.Errorf("rls: reading the tenant's identity: %w", err)
+	}
+	shapes, err := learn(ctx, tx, c, identity, types)
 	if err != nil {
 		return nil, fmt.Errorf("rls: %w", err)
 	}
@@ -99,6 +103,9 @@ func read(ctx context.Context, tx pgx.Tx, c Config) (*Plan, error) {
 	}}
 	p.relationsInPlay()
 	p.rolesAndRights()
+	if c.Identity == Signed {
+		p.signed(identity)
+	}
 	for _, r := range p.relations {
 		p.relation(r)
 	}
