@@ -7,6 +7,9 @@ import (
 	"github.com/sharded-pg/sharded-pg/rls"
 )
 
+// Refuses returns a [DownError] while the shard is dead and nobody is to wait for it, else nil.
+func (p *Pool) Refuses() error { return p.breaker.refuses() }
+
 // grace is how long the server may take to let go of a connection whose statement was cancelled, before it is asked whether it is
 // there at all.
 const grace = 250 * time.Millisecond

@@ -104,9 +104,6 @@ func NewPool(cfg Config) *Pool {
 	return p
 }
 
-// Refuses returns a [DownError] while the shard is dead and nobody is to wait for it, else nil.
-func (p *Pool) Refuses() error { return p.breaker.refuses() }
-
 // Checkout returns a backend for a tenant: the idle one that served it last, else the one used last, else whatever comes first of a
 // new one and one that is returned. The caller holds slot. With an error it is given back: at once, or when nothing is left of
 // the connection that was being made.
