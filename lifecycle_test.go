@@ -150,6 +150,23 @@ func TestALoginWithTheRightsOfASchemaTenantsRoleIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "NOINHERIT")
 }
 
+// Each login may store settings for itself, and a block hides from the guard that it does.
+func TestALoginThatAStoredSettingMakesAnotherRoleIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newSchemaFleet(t, fleetOptions{})
+	neighbour := shardedpg.WithTenant(t.Context(), "neighbour")
+	alter := "er role app in database " + f.database
+	f.exec(f.a, f.db, "do $$ begin execute 'reset role'; execute 'alt' || '"+alter+" set role = ''schema_one'''; "+
+		"execute 'alt' || '"+alter+" set search_path = ''one'''; end $$")
+	f.exec(f.a, f.db, "discard all") // the connection is not used again
+	_, err := f.db.ExecContext(neighbour, "insert into inv values (7, 'of a shared tenant')")
+	require.ErrorIs(t, err, shardedpg.ErrUnsafeRole)
+	require.ErrorContains(t, err, `a stored setting makes "app" another role`)
+	require.Equal(t, 1, outside[int](f, "select count(*) from one.inv"))
+	require.NoError(t, f.server.Exec(t.Context(), f.database, "alt"+alter+" reset all"))
+	require.Equal(t, "app", value[string](t, neighbour, f.db, "select current_user::text"))
+}
+
 func TestVerificationCanBeSwitchedOff(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{user: "unsafe_super", config: func(c *shardedpg.Config) { c.SkipVerify = true }})

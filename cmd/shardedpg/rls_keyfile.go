@@ -56,12 +56,10 @@ type keysGenerate struct {
 func (c *keysGenerate) Run(a *app) error {
 	path, keys, err := c.read(a)
 	var text []byte
-	mode := fs.FileMode(0o600)
+	var old fs.FileInfo
 	switch {
 	case err == nil:
-		var info fs.FileInfo
-		if info, err = os.Stat(path); err == nil {
-			mode = info.Mode().Perm()
+		if old, err = os.Stat(path); err == nil {
 			text, err = os.ReadFile(path) //nolint:gosec // the operator says which file
 		}
 	case errors.Is(err, fs.ErrNotExist):
@@ -85,7 +83,7 @@ func (c *keysGenerate) Run(a *app) error {
 	if keys, err = rls.ParseKeys(string(text)); err != nil {
 		return usage("%w", err)
 	}
-	if err := replaceFile(path, mode, text); err != nil {
+	if err := replaceFile(path, old, text); err != nil {
 		return err
 	}
 	return a.keysOfFile(path, "added", id, keys)
@@ -133,7 +131,7 @@ func (c *keysForget) Run(a *app) error {
 	if keys, err = rls.ParseKeys(strings.Join(lines, "")); err != nil {
 		return err
 	}
-	if err := replaceFile(path, info.Mode().Perm(), []byte(strings.Join(lines, ""))); err != nil {
+	if err := replaceFile(path, info, []byte(strings.Join(lines, ""))); err != nil {
 		return err
 	}
 	return a.keysOfFile(path, "removed", c.ID, keys)
@@ -145,8 +143,12 @@ func (a *app) keysOfFile(path, what, id string, keys rls.Keys) error {
 	})
 }
 
-// replaceFile writes a file that readers see as it was before, or whole.
-func replaceFile(path string, mode fs.FileMode, text []byte) error {
+// replaceFile writes a file that readers see as it was before, or whole. What is there already (old, or nil) stays what it is for
+// them: behind its links, with its rights, and of the same user and group.
+func replaceFile(path string, old fs.FileInfo, text []byte) error {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".keys-*") // 0600
 	if err != nil {
 		return err
@@ -155,7 +157,10 @@ func replaceFile(path string, mode fs.FileMode, text []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil {
+	if err == nil && old != nil {
+		err = errors.Join(giveTo(f, old), f.Chmod(old.Mode().Perm()))
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {

@@ -28,7 +28,8 @@ var ErrUnsafeRole = errors.New("unsafe login role")
 // between) and for every way in which the login could read past row-level security: being or being able to become a
 // superuser, a BYPASSRLS role, or the owner of a table that has policies (PostgreSQL manual, section 5.9). A schema tenant's
 // role ($1) is one to become for a transaction: a login that has its rights at all other times, too, could read every such
-// tenant's tables by name (section 22.3). Last, whether policies take signed tenants only.
+// tenant's tables by name (section 22.3). Then whether policies take signed tenants only, and last whether a stored setting
+// makes the login another role: each login may store that for itself, and statements of shared tenants would run as it.
 const verifySQL = `select pg_backend_pid()::text,
  (select rolsuper from pg_roles where rolname = session_user)::text,
  (select rolbypassrls from pg_roles where rolname = session_user)::text,
@@ -37,7 +38,10 @@ const verifySQL = `select pg_backend_pid()::text,
  exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member'))::text,
  exists (select from pg_roles where rolname = $1 and pg_has_role(session_user, oid, 'usage'))::text,
  exists (select from pg_proc f join pg_namespace n on n.oid = f.pronamespace join pg_depend d on d.refclassid = 'pg_proc'::regclass and d.refobjid = f.oid
-  where n.nspname = 'shardedpg' and f.proname = 'current_tenant' and d.classid = 'pg_policy'::regclass)::text`
+  where n.nspname = 'shardedpg' and f.proname = 'current_tenant' and d.classid = 'pg_policy'::regclass)::text,
+ exists (select from pg_db_role_setting s cross join unnest(s.setconfig) c where c like 'role=%' and c <> 'role=none'
+  and (s.setrole = 0 or s.setrole = (select oid from pg_roles where rolname = session_user))
+  and (s.setdatabase = 0 or s.setdatabase = (select oid from pg_database where datname = current_database())))::text`
 
 const (
 	minServerVersion = 14
@@ -146,7 +150,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	if err != nil {
 		return cause(err)
 	}
-	if len(answer) != 7 {
+	if len(answer) != 8 {
 		return errors.New("the server did not answer the role check")
 	}
 	col := func(i int) string { return string(answer[i]) }
@@ -163,6 +167,10 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 		if col(5) != "false" {
 			return fmt.Errorf("%w: %q has the rights of role %q without becoming it, and so those of other tenants; make the "+
 				"login NOINHERIT, or from PostgreSQL 16 on grant the role WITH INHERIT FALSE", ErrUnsafeRole, user, role)
+		}
+		if col(7) != "false" {
+			return fmt.Errorf("%w: a stored setting makes %q another role, and statements of shared tenants would run as that; find out who "+
+				"stored it, and take it away with alter role … [in database …] reset role", ErrUnsafeRole, user)
 		}
 	}
 	if b.pg.ParameterStatus("standard_conforming_strings") != "on" {

@@ -1,0 +1,50 @@
+//go:build unix
+
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Programs read the file as another user than the operator's: what they cannot read any more they would not rotate to.
+func TestAKeyFileStaysWhoseItIsAndWhereItIs(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "keys"), filepath.Join(dir, "link")
+	a := &app{out: io.Discard, notes: io.Discard}
+	for _, run := range []func() error{
+		func() error { return (&keysGenerate{keyFile: keyFile{KeyFile: file}}).Run(a) },
+		func() error { return (&keysGenerate{keyFile: keyFile{KeyFile: link}}).Run(a) },
+		func() error { return (&keysForget{ID: "1", keyFile: keyFile{KeyFile: link}}).Run(a) },
+	} {
+		require.NoError(t, run())
+		info, err := os.Lstat(file)
+		require.NoError(t, err)
+		if info.Sys().(*syscall.Stat_t).Gid == uint32(os.Getgid()) {
+			require.Equal(t, os.FileMode(0o600), info.Mode(), "a new one")
+			require.NoError(t, os.Chown(file, 1234, 2345))
+			require.NoError(t, os.Chmod(file, 0o640))
+			require.NoError(t, os.Symlink("keys", link))
+			continue
+		}
+		owner := info.Sys().(*syscall.Stat_t)
+		require.Equal(t, []uint32{1234, 2345}, []uint32{owner.Uid, owner.Gid})
+		require.Equal(t, os.FileMode(0o640), info.Mode())
+		info, err = os.Lstat(link)
+		require.NoError(t, err)
+		require.NotZero(t, info.Mode()&os.ModeSymlink)
+	}
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "\n1 ")
+	require.Contains(t, string(text), "\n2 ")
+}
