@@ -53,7 +53,8 @@ const (
 	// DropsPrepared means: any statement is DISCARD ALL or DEALLOCATE ALL.
 	DropsPrepared
 	// ClusterWide means: any statement is CREATE, ALTER or DROP of a role, database or
-	// tablespace, or ALTER SYSTEM. No reset of a session undoes these.
+	// tablespace, DROP OWNED, with which a login drops the policies that are for it alone,
+	// or ALTER SYSTEM. No reset of a session undoes these.
 	ClusterWide
 	// StrictRefused means: the strict guard has something against the text, which
 	// [Verdict].Strict names.

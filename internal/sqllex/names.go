@@ -47,7 +47,7 @@ const (
 	wAnalyze // ANALYZE, ANALYSE
 	wAnd
 	wAtomic
-	wClusterObject // ROLE, GROUP, DATABASE, TABLESPACE
+	wClusterObject // ROLE, GROUP, DATABASE, TABLESPACE, OWNED
 	wConstraints
 	wFor
 	wFrom
@@ -149,7 +149,7 @@ func lookup(name []byte) word {
 		return wAnd
 	case "atomic":
 		return wAtomic
-	case "role", "group", "database", "tablespace":
+	case "role", "group", "database", "tablespace", "owned":
 		return wClusterObject
 	case "constraints":
 		return wConstraints

@@ -164,6 +164,8 @@ var verdicts = []struct {
 	{"create role r", writes | cluster | refused},
 	{"ALTER /**/ user u set a.b = 'c'", writes | cluster | refused},
 	{"drop group g", writes | cluster | refused},
+	{"drop owned by current_user", writes | cluster | refused},
+	{"drop table owned", writes | refused},
 	{"alter database d set work_mem = '1GB'", writes | cluster | refused},
 	{"create tablespace s location '/x'", writes | cluster | refused},
 	{"alter system set work_mem = '1GB'", writes | cluster | refused},
