@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/rls"
 )
 
 // reads tries to see the victim's row.
@@ -304,6 +305,29 @@ func (s *scene) switches(ctx context.Context, t *table) {
 	s.add(t.name(), "string of several statements", s.inTx(ctx, func(tx *sql.Tx) verdict {
 		return insideVerdict(affected(a, tx, "set local "+set+"; update "+t.ident()+" set "+col+" = "+col+" where "+b))
 	}))
+	s.add(t.name(), "forged token", s.forged(ctx, t))
+}
+
+// forged puts the victim's ID into the token that the driver has signed for the attacker. Where tenants are not signed, or the policy does not
+// read the token, there is nothing to attack: the other switches say so.
+func (s *scene) forged(ctx context.Context, t *table) verdict {
+	a := s.as(ctx, 0)
+	token := "current_setting('" + rls.TokenSetting + "', true)"
+	if n, err := s.count(a, s.db, "select count(*) where "+token+" <> ''"); err != nil || n == 0 {
+		return verdict{}
+	}
+	forge := "set_config('" + rls.TokenSetting + "', left(" + token + ", -length('" + s.ids[0] + "')) || '" + s.ids[1] + "', true)"
+	n, err := s.count(a, s.db, "with x as materialized (select "+forge+" as id) select n from x cross join lateral (select count(*) as n from "+
+		t.ident()+" where x.id is not null and "+s.is(1)+") y")
+	switch {
+	case code(err) == "28000":
+		return held("refused by the server")
+	case err != nil:
+		return failed(err)
+	case n > 0:
+		return broken("a token of the other tenant is believed although nobody has signed it: shardedpg rls apply --dry-run shows what verifies tokens")
+	}
+	return verdict{}
 }
 
 // insideVerdict is about switching in the middle of what the driver sends as one: only a signed identity would stop that.

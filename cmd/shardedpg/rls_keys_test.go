@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"database/sql"
 	"os"
 	"path/filepath"
@@ -85,7 +86,20 @@ func TestAFleetBecomesSignedAndItsKeyIsChangedFromAShell(t *testing.T) {
 	require.NoError(t, db.QueryRowContext(part, "select what from events").Scan(&what))
 	require.Zero(t, f.run(t, "", "rls", "apply", "--dry-run", "--fail-on-drift").code, "a new partition gets signed policies")
 
-	require.Regexp(t, `held +public.orders +switch inside the statement`, f.ok(t, "rls", "verify", "--shard", "eu1", "--yes", "--all"))
+	tried := f.ok(t, "rls", "verify", "--shard", "eu1", "--yes", "--all")
+	require.Regexp(t, `held +public.orders +switch inside the statement`, tried)
+	require.Regexp(t, `held +public.orders +forged token`, tried)
+	admin, err := pgx.Connect(t.Context(), f.admins["eu1"])
+	require.NoError(t, err)
+	defer func() { require.NoError(t, admin.Close(context.WithoutCancel(t.Context()))) }()
+	_, err = admin.Exec(t.Context(), `create or replace function shardedpg.current_tenant() returns text language sql stable security definer
+ as $$ select split_part(current_setting('shardedpg.ctx', true), ':', 5) $$`)
+	require.NoError(t, err)
+	credulous := f.run(t, "", "rls", "verify", "--shard", "eu1", "--yes")
+	require.Equal(t, exitFailed, credulous.code)
+	require.Regexp(t, `broken +public.orders +forged token`, credulous.out)
+	require.Zero(t, apply().code)
+	require.Zero(t, f.run(t, "", "rls", "apply", "--dry-run", "--fail-on-drift").code)
 
 	require.Equal(t, "1", strings.TrimSpace(strings.Split(keys("generate").out, "holds ")[1][:1]))
 	require.Contains(t, keys("list").out, "missing")
