@@ -308,8 +308,8 @@ func (s *scene) switches(ctx context.Context, t *table) {
 	s.add(t.name(), "forged token", s.forged(ctx, t))
 }
 
-// forged puts the victim's ID into the token that the driver has signed for the attacker. Where tenants are not signed, or the policy does not
-// read the token, there is nothing to attack: the other switches say so.
+// forged puts the victim's ID into the token that the driver has signed for the attacker. Where tenants are not signed, or the
+// policy does not read the token, there is nothing to attack: the other switches say so.
 func (s *scene) forged(ctx context.Context, t *table) verdict {
 	a := s.as(ctx, 0)
 	token := "current_setting('" + rls.TokenSetting + "', true)"
@@ -317,15 +317,15 @@ func (s *scene) forged(ctx context.Context, t *table) verdict {
 		return verdict{}
 	}
 	forge := "set_config('" + rls.TokenSetting + "', left(" + token + ", -length('" + s.ids[0] + "')) || '" + s.ids[1] + "', true)"
-	n, err := s.count(a, s.db, "with x as materialized (select "+forge+" as id) select n from x cross join lateral (select count(*) as n from "+
-		t.ident()+" where x.id is not null and "+s.is(1)+") y")
+	n, err := s.count(a, s.db, "with x as materialized (select "+forge+" as id) select n from x cross join lateral "+
+		"(select count(*) as n from "+t.ident()+" where x.id is not null and "+s.is(1)+") y")
 	switch {
 	case code(err) == "28000":
 		return held("refused by the server")
 	case err != nil:
 		return failed(err)
 	case n > 0:
-		return broken("a token of the other tenant is believed although nobody has signed it: shardedpg rls apply --dry-run shows what verifies tokens")
+		return broken("a token that nobody has signed is believed: shardedpg rls apply --dry-run shows what verifies tokens")
 	}
 	return verdict{}
 }
