@@ -167,6 +167,18 @@ func TestALoginThatAStoredSettingMakesAnotherRoleIsRefused(t *testing.T) {
 	require.Equal(t, "app", value[string](t, neighbour, f.db, "select current_user::text"))
 }
 
+// Behind a pooler the server connection may be younger than the check, and a reset of the role goes back to what is stored.
+func TestTheResetLeavesNoStoredRole(t *testing.T) {
+	t.Parallel()
+	f := newSchemaFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.SkipVerify = true }, routes: func(f *fleet, routes map[string]*resolver.Route) {
+		routes["another"] = f.route("another", planOf(30*time.Second, 16<<10))
+	}})
+	require.NoError(t, f.server.Exec(t.Context(), f.database, "alter role app in database "+f.database+" set role = 'schema_one'"))
+	neighbour, another := shardedpg.WithTenant(t.Context(), "neighbour"), shardedpg.WithTenant(t.Context(), "another")
+	require.Equal(t, "schema_one", value[string](t, neighbour, f.db, "select current_user::text"), "which is why one should not")
+	require.Equal(t, "app", value[string](t, another, f.db, "select current_user::text"))
+}
+
 func TestVerificationCanBeSwitchedOff(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{user: "unsafe_super", config: func(c *shardedpg.Config) { c.SkipVerify = true }})

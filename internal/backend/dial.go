@@ -29,7 +29,7 @@ var ErrUnsafeRole = errors.New("unsafe login role")
 // superuser, a BYPASSRLS role, or the owner of a table that has policies (PostgreSQL manual, section 5.9). A schema tenant's
 // role ($1) is one to become for a transaction: a login that has its rights at all other times, too, could read every such
 // tenant's tables by name (section 22.3). Then whether policies take signed tenants only, and last whether a stored setting
-// makes the login another role: each login may store that for itself, and statements of shared tenants would run as it.
+// makes the login another role, or has: each login may store that for itself, and statements of shared tenants would run as it.
 const verifySQL = `select pg_backend_pid()::text,
  (select rolsuper from pg_roles where rolname = session_user)::text,
  (select rolbypassrls from pg_roles where rolname = session_user)::text,
@@ -41,7 +41,8 @@ const verifySQL = `select pg_backend_pid()::text,
   where n.nspname = 'shardedpg' and f.proname = 'current_tenant' and d.classid = 'pg_policy'::regclass)::text,
  exists (select from pg_db_role_setting s cross join unnest(s.setconfig) c where c like 'role=%' and c <> 'role=none'
   and (s.setrole = 0 or s.setrole = (select oid from pg_roles where rolname = session_user))
-  and (s.setdatabase = 0 or s.setdatabase = (select oid from pg_database where datname = current_database())))::text`
+  and (s.setdatabase = 0 or s.setdatabase = (select oid from pg_database where datname = current_database())))::text,
+ (current_user <> session_user)::text`
 
 const (
 	minServerVersion = 14
@@ -150,7 +151,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	if err != nil {
 		return cause(err)
 	}
-	if len(answer) != 8 {
+	if len(answer) != 9 {
 		return errors.New("the server did not answer the role check")
 	}
 	col := func(i int) string { return string(answer[i]) }
@@ -168,7 +169,8 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 			return fmt.Errorf("%w: %q has the rights of role %q without becoming it, and so those of other tenants; make the "+
 				"login NOINHERIT, or from PostgreSQL 16 on grant the role WITH INHERIT FALSE", ErrUnsafeRole, user, role)
 		}
-		if col(7) != "false" {
+		// Behind a pooler the role may be what another client has left; the reset takes it away.
+		if direct := col(0) == strconv.FormatUint(uint64(b.pg.PID()), 10); col(7) != "false" || direct && col(8) != "false" {
 			return fmt.Errorf("%w: a stored setting makes %q another role, and statements of shared tenants would run as that; find out who "+
 				"stored it, and take it away with alter role … [in database …] reset role", ErrUnsafeRole, user)
 		}

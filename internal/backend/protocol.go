@@ -42,14 +42,14 @@ func (b beginText) sql() string {
 
 // ResetSQL are the commands that return a backend to what it was at connect, sealed in a transaction of its own: an error later in the same
 // flight cannot undo it, and an error in it keeps the caller's statement from running. SET SESSION AUTHORIZATION is there
-// because RESET ALL leaves the role alone; the statement cache of pgx is kept, so a statement forged with SQL PREPARE
-// must stop the flight instead (division by zero).
+// because RESET ALL leaves the role alone, and SET ROLE NONE because that one goes back to a role that the login has stored for
+// itself; the statement cache of pgx is kept, so a statement forged with SQL PREPARE must stop the flight instead (division by zero).
 //
 // Between two tenants of plain statements it is all named statements. After something not plain, and behind a pooler, the
 // attest is parsed anew, because that something may have forged the named one, and takes a new seed for random() along:
 // no RESET touches the seed, and who has set it knows the numbers that follow.
 var ResetSQL = []string{
-	"begin", "set session authorization default", "reset all", "close all", "unlisten *", attestSQL,
+	"begin", "set session authorization default", "set role none", "reset all", "close all", "unlisten *", attestSQL,
 	"discard sequences", "discard temp", "commit",
 }
 
