@@ -82,13 +82,21 @@ func printOutage(out io.Writer, rounds [][]outageRound, times outageTimes) error
 			microseconds(middleOf(rounds[i], func(r outageRound) time.Duration { return r.firstTyped })),
 			microseconds(middleOf(rounds[i], func(r outageRound) time.Duration { return r.quick })),
 			microseconds(median(s, func(s sample) float64 { return s.p50 })), microseconds(median(s, func(s sample) float64 { return s.p99 })),
-			microseconds(middleOf(rounds[i], func(r outageRound) time.Duration { return r.served })))
+			again(middleOf(rounds[i], func(r outageRound) time.Duration { return r.served })))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(out, "statements without an answer: %d of the other shards, %d of its own before the fault\n", lost, early)
 	return err
+}
+
+// again is when a shard was served again: of most rounds, or not in the phase.
+func again(us float64) string {
+	if us >= never.Seconds()*1e6/2 {
+		return "not in its phase"
+	}
+	return microseconds(us)
 }
 
 func percent(ratio float64) string { return fmt.Sprintf("%+.0f%%", math.Round(100*(ratio-1))) }

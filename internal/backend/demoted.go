@@ -24,6 +24,9 @@ func (p *Pool) Demoted(ctx context.Context, b *Backend) bool {
 	defer cancel()
 	w.on = false
 	answer, err := b.ask(ctx, demotedSQL, "default_transaction_read_only")
+	if b.pg.IsClosed() { // pgx may still be writing its goodbye
+		return false
+	}
 	w.on = true
 	if err != nil || len(answer) != 1 || string(answer[0]) != "true" {
 		return false
