@@ -216,6 +216,9 @@ func (w *wire) sessionSettings() (text string, args [][]byte) {
 	return text, args
 }
 
+// Outside reports whether the settings are in force for the session.
+func (b *Backend) Outside() bool { return b.wire.bare }
+
 // InsideTx ends OutsideTx: from the next statement on, the prologue flies again.
 func (b *Backend) InsideTx() { b.wire.bare = false }
 
