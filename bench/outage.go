@@ -183,7 +183,9 @@ func startOutage(ctx context.Context) (_ *outageRun, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.connector, err = shardedpg.NewConnector(shardedpg.Config{Store: store, GUC: tenantSetting, MaxConns: outageConns}); err != nil {
+	if r.connector, err = shardedpg.NewConnector(shardedpg.Config{
+		Store: store, GUC: tenantSetting, MaxConns: outageConns, LookupTimeout: 10 * time.Second,
+	}); err != nil {
 		return nil, err
 	}
 	last := r.fleets[outageShards-1]

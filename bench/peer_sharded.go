@@ -33,6 +33,8 @@ func newSharded(fleet registry.Fleet, cfg peerConfig) (*sharded, error) {
 		Store:    store,
 		GUC:      tenantSetting,
 		MaxConns: cfg.conns, // 0: the default
+		// A registry in memory answers at once, but on a full machine the goroutine that asks it may have to wait.
+		LookupTimeout: 10 * time.Second,
 		ConfigureConn: func(_ string, conn *pgx.ConnConfig) error {
 			cfg.adjust(conn)
 			return nil
