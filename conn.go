@@ -141,9 +141,14 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 			return nil
 		}
 	case "25001": // refuses a transaction block: nothing ran
-		if !c.tx.open && b.Status() == 'I' && !b.Outside() && raisedAtTop(server, b) && b.OutsideTx(ctx) == nil {
-			l.outside = true
-			return nil
+		if !c.tx.open && b.Status() == 'I' && !b.Outside() && raisedAtTop(server, b) {
+			if b.OutsideTx(ctx) == nil {
+				l.outside = true
+				return nil
+			}
+			if ctx.Err() != nil { // it would have run, had the caller waited
+				return ctx.Err()
+			}
 		}
 	case "2D000": // a block or a procedure that commits, and the first COMMIT was refused: all of it is undone
 		if !c.tx.open && b.Status() == 'I' && b.JoinedOnly() && b.OutsideTx(ctx) == nil {
