@@ -342,16 +342,22 @@ func TestOneStatementThatNoticesTakesAllAway(t *testing.T) {
 	}
 }
 
-func TestAStatementWhoseAnswerIsLostIsNotRunAgain(t *testing.T) {
-	t.Parallel()
-	var proxy *pgtest.Proxy
-	p := newPair(t, func(primary *pgtest.Server) pgtest.Upstream {
+// newProxiedPair puts a proxy in front of the first primary.
+func newProxiedPair(t *testing.T) (p *pair, proxy *pgtest.Proxy) {
+	t.Helper()
+	p = newPair(t, func(primary *pgtest.Server) pgtest.Upstream {
 		var err error
 		proxy, err = pgtest.StartProxy(t.Context(), primary)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, proxy.Stop()) })
 		return proxy
 	})
+	return p, proxy
+}
+
+func TestAStatementWhoseAnswerIsLostIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	p, proxy := newProxiedPair(t)
 	_, err := p.at(t.Context(), 0)
 	require.NoError(t, err)
 	proxy.SetDelay(2 * time.Second) // the answer is still on its way when the row is there
@@ -375,14 +381,7 @@ func TestAStatementWhoseAnswerIsLostIsNotRunAgain(t *testing.T) {
 // The first host is there and does not answer, as one that has lost its network; callers wait for less than a host may take.
 func TestAStandbyTakesOverFromAPrimaryThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
-	var proxy *pgtest.Proxy
-	p := newPair(t, func(primary *pgtest.Server) pgtest.Upstream {
-		var err error
-		proxy, err = pgtest.StartProxy(t.Context(), primary)
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, proxy.Stop()) })
-		return proxy
-	})
+	p, proxy := newProxiedPair(t)
 	read := func() (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()

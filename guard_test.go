@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -387,16 +386,10 @@ func TestStrictRefusesAFunctionCalledByItsNumber(t *testing.T) {
 // A batch on a TLS connection is written past the guard in one of pgx's modes, so there is no such connection to be had.
 func TestStrictGivesNoRawConnectionThatItCannotWatch(t *testing.T) {
 	t.Parallel()
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "stricttls", TCP: true, TLS: true})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, server.Stop()) })
-	require.NoError(t, server.Exec(t.Context(), "postgres", rolesSQL))
-	database := server.NewDatabase(t, tablesSQL)
-	host, port, err := net.SplitHostPort(server.Addr())
-	require.NoError(t, err)
+	dsn := tlsShard(t, "stricttls")
 	f := newFleet(t, fleetOptions{config: strictly(), routes: func(_ *fleet, routes map[string]*resolver.Route) {
 		for _, route := range routes {
-			route.Shard.DSN = fmt.Sprintf("host=%s port=%s user=app dbname=%s sslmode=require", host, port, database)
+			route.Shard.DSN = dsn
 		}
 	}})
 	conn := f.conn(f.a)

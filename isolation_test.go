@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -502,4 +503,40 @@ func TestAfterAStatementOutsideTransactionsTheConnIsArmedAgain(t *testing.T) {
 		require.NoError(t, conn.Close())
 		f.requireOwnRows()
 	}
+}
+
+// watchedConn tells when the server has sent some text.
+type watchedConn struct {
+	net.Conn
+	text string
+	seen func()
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if strings.Contains(string(p[:n]), c.text) {
+		c.seen()
+	}
+	return n, err
+}
+
+func TestWhoLeavesBeforeAStatementRunsOutsideTransactionsIsToldSo(t *testing.T) {
+	t.Parallel()
+	var leave atomic.Pointer[context.CancelFunc]
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+		c.ConfigureConn = func(_ string, cc *pgx.ConnConfig) error {
+			dial := cc.DialFunc
+			cc.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				return &watchedConn{Conn: conn, text: "C25001", seen: func() { (*leave.Load())() }}, err
+			}
+			return nil
+		}
+	}})
+	ctx, cancel := context.WithCancel(f.a)
+	leave.Store(&cancel)
+	_, err := f.db.ExecContext(ctx, "vacuum probe")
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotContains(t, err.Error(), "25001")
+	f.requireOwnRows()
 }

@@ -225,24 +225,30 @@ func TestRawWithinATxRunsInTheTx(t *testing.T) {
 	f.requireOwnRows()
 }
 
-// Over TLS pgx needs the connection for itself, for channel binding, and writes the batches of one mode past everything that
-// stands in between.
-func TestATenantHasItsRowsOverTLSInEveryMode(t *testing.T) {
-	t.Parallel()
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "tls", TCP: true, TLS: true})
+// tlsShard starts a server that takes connections over TLS, and returns how to reach the tenants' database on it.
+func tlsShard(t *testing.T, name string) (dsn string) {
+	t.Helper()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: name, TCP: true, TLS: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Stop()) })
 	require.NoError(t, server.Exec(t.Context(), "postgres", rolesSQL))
 	database := server.NewDatabase(t, tablesSQL)
 	host, port, err := net.SplitHostPort(server.Addr())
 	require.NoError(t, err)
+	return fmt.Sprintf("host=%s port=%s user=app dbname=%s sslmode=require", host, port, database)
+}
+
+// Over TLS pgx needs the connection for itself, for channel binding, and writes the batches of one mode past everything that
+// stands in between.
+func TestATenantHasItsRowsOverTLSInEveryMode(t *testing.T) {
+	t.Parallel()
+	dsn := tlsShard(t, "tls")
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t, fleetOptions{routes: func(f *fleet, routes map[string]*resolver.Route) {
 				for _, route := range routes {
-					route.Shard.DSN = fmt.Sprintf("host=%s port=%s user=app dbname=%s sslmode=require default_query_exec_mode=%s",
-						host, port, database, mode)
+					route.Shard.DSN = dsn + " default_query_exec_mode=" + mode
 				}
 			}})
 			for range 3 {
