@@ -141,6 +141,7 @@ func TestCtrlCEndsABatchThatCanBeRunAgain(t *testing.T) {
 	require.NotContains(t, term.text(), "done!", "most were not tried")
 	require.Contains(t, term.text(), "stopped")
 	for line := range strings.Lines(escapes.ReplaceAllString(term.text(), "")) {
+		line = strings.TrimPrefix(line, "^C") // the key, as the terminal shows it by itself, and the bar is drawn over it
 		if strings.Contains(line, "%") {
 			require.LessOrEqual(t, len(strings.TrimRight(line, "\r\n")), 40, "what the terminal breaks is not erased whole: %q", line)
 		}
