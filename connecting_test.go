@@ -2,7 +2,9 @@ package shardedpg_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // gate holds up every connection after the first, until it is opened.
@@ -21,13 +24,22 @@ type gate struct {
 	*fleet
 	begun chan bool
 	open  chan error
+	ready int      // connections that were made, or were not
+	crowd []string // tenants without rows
 }
 
 func newGate(t *testing.T, conns int) *gate {
 	t.Helper()
-	g := &gate{begun: make(chan bool, 9), open: make(chan error)}
+	g := &gate{begun: make(chan bool, 9), open: make(chan error), ready: 1}
+	for n := range 10 {
+		g.crowd = append(g.crowd, fmt.Sprintf("crowd-%d", n))
+	}
 	first := true
-	g.fleet = newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+	g.fleet = newFleet(t, fleetOptions{routes: func(f *fleet, routes map[string]*resolver.Route) {
+		for _, tenant := range g.crowd {
+			routes[tenant] = f.route(tenant, routes[tenantA].Plan)
+		}
+	}, config: func(c *shardedpg.Config) {
 		c.MaxConns = conns
 		c.BeforeConnect = func(context.Context, string, *pgx.ConnConfig) error {
 			if first {
@@ -39,6 +51,13 @@ func newGate(t *testing.T, conns int) *gate {
 		}
 	}})
 	return g
+}
+
+// next lets a connection that has begun be made, or fail.
+func (g *gate) next(err error) {
+	<-g.begun
+	g.ready++
+	g.open <- err
 }
 
 func (g *gate) read(ctx context.Context, want string) <-chan error {
@@ -83,6 +102,114 @@ func TestWhoeverWaitsForANewConnectionTakesOneThatIsReturned(t *testing.T) {
 			g.requireOwnRows()
 			require.Empty(t, g.begun)
 		})
+	}
+}
+
+// held begins a transaction for each context, and returns them as they come.
+func (g *gate) held(ctxs ...context.Context) <-chan *sql.Tx {
+	all := make(chan *sql.Tx, len(ctxs))
+	for _, ctx := range ctxs {
+		go func() {
+			tx, err := g.db.BeginTx(ctx, nil)
+			if assert.NoError(g.TB, err) {
+				all <- tx
+			}
+		}()
+	}
+	return all
+}
+
+// makes waits until so many connections are being made and so many slots taken, or fails.
+func (g *gate) makes(conns, slots int) {
+	g.Helper()
+	require.Eventually(g.TB, func() bool { return len(g.begun) == conns && g.slots().Used == slots }, 10*time.Second, time.Millisecond)
+	require.Equal(g.TB, conns, int(g.backends("s1").Connects)-g.ready)
+}
+
+func TestNoMoreThanAnEighthOfTheConnectionsIsMadeAtOnce(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, 32)
+	one := g.begin(g.a)
+	g.requireNotes(g.a, one, notesOfA)
+	var crowd []context.Context
+	for _, tenant := range g.crowd {
+		crowd = append(crowd, shardedpg.WithTenant(t.Context(), tenant))
+	}
+	quiet := g.held(crowd...)
+	g.makes(4, 1+len(crowd))
+	for range len(crowd) - 4 { // each one that is ready lets another one begin
+		g.next(nil)
+		g.makes(4, 1+len(crowd))
+	}
+	for range 4 {
+		g.next(nil)
+	}
+	for range crowd {
+		require.NoError(t, (<-quiet).Rollback())
+	}
+	require.NoError(t, one.Rollback())
+	require.Equal(t, 1+len(crowd), g.backends("s1").Open)
+	g.requireOwnRows()
+	require.Empty(t, g.begun)
+}
+
+func TestATenantWithConnectionsLeavesHalfOfThoseBeingMadeToOthers(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, 32)
+	one := g.begin(g.a)
+	g.requireNotes(g.a, one, notesOfA)
+	loud := g.held(g.a, g.a, g.a, g.a)
+	g.makes(2, 5)
+	quiet := g.held(g.b)
+	g.makes(3, 6)
+	for range 5 {
+		g.next(nil)
+	}
+	require.NoError(t, (<-quiet).Rollback())
+	for range 4 {
+		require.NoError(t, (<-loud).Rollback())
+	}
+	require.NoError(t, one.Rollback())
+	g.requireOwnRows()
+}
+
+func TestWhoWaitsForOthersConnectionsToBeMadeLearnsThatTheyFailed(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, 32)
+	one := g.begin(g.a)
+	g.requireNotes(g.a, one, notesOfA)
+	var reads []<-chan error
+	for range 12 {
+		reads = append(reads, g.read(g.b, notesOfB))
+	}
+	require.Eventually(t, func() bool { return g.slots().Used == 13 }, 10*time.Second, time.Millisecond)
+	for range reads {
+		g.next(errors.New("no"))
+	}
+	for _, read := range reads {
+		require.ErrorContains(t, <-read, "no")
+	}
+	require.NoError(t, one.Rollback())
+	require.Equal(t, 1, g.backends("s1").Open)
+	g.requireOwnRows()
+}
+
+func TestAConnectionThatIsReturnedWhenTheNewOneIsReadyIsKept(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, 4)
+	for range 300 {
+		tx := g.begin(g.b)
+		g.requireNotes(g.b, tx, notesOfB)
+		read := g.read(g.a, notesOfA)
+		<-g.begun
+		returned := make(chan error)
+		go func() { returned <- tx.Rollback() }()
+		g.open <- nil
+		require.NoError(t, <-read)
+		require.NoError(t, <-returned)
+		require.Eventually(t, func() bool { s := g.backends("s1"); return s.Open == 2 && s.Idle == 2 }, 10*time.Second, 50*time.Microsecond)
+		_, _ = g.db.ExecContext(g.a, "discard all") // closes its connection, so that another one is wanted
+		require.Eventually(t, func() bool { s := g.backends("s1"); return s.Open == 1 && s.Idle == 1 }, 10*time.Second, 50*time.Microsecond)
 	}
 }
 

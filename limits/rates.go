@@ -31,6 +31,9 @@ func (s Statement) Most() int {
 // not shut its tenant out for an hour.
 const MaxDebt = 10 * time.Second
 
+// mostDebt is MaxDebt in statements.
+func (s Statement) mostDebt() float64 { return s.Rate * MaxDebt.Seconds() }
+
 // RateLimiter counts statements. Take returns 0 if a statement may run, which is then counted, or else how long to wait
 // before trying again. For a statement that has Started it always returns 0. It is called for each statement by any number
 // of goroutines, and must not block on a network for longer than a statement takes: whoever cannot ask decides alone.
@@ -60,7 +63,7 @@ func (l *LocalRates) Take(_ context.Context, s Statement) time.Duration {
 	b := l.bucket(s)
 	now := time.Now()
 	if s.Started {
-		if b.TokensAt(now) > -s.Rate*MaxDebt.Seconds() {
+		if b.TokensAt(now) > -s.mostDebt() {
 			b.ReserveN(now, 1)
 		}
 		return 0
@@ -83,9 +86,23 @@ func (l *LocalRates) bucket(s Statement) *rate.Limiter {
 	}
 	if b.Limit() != rate.Limit(s.Rate) {
 		b.SetLimit(rate.Limit(s.Rate))
+		if debt := s.mostDebt(); b.TokensAt(time.Now()) < -debt { // made at a higher rate
+			b = indebted(s, int(debt))
+			l.buckets.Add(s.Tenant, b)
+		}
 	}
 	if most := s.Most(); b.Burst() != most {
 		b.SetBurst(most)
+	}
+	return b
+}
+
+// indebted returns a bucket that owes so many statements.
+func indebted(s Statement, debt int) *rate.Limiter {
+	now, most := time.Now(), s.Most()
+	b := rate.NewLimiter(rate.Limit(s.Rate), most)
+	for left := most + debt; left > 0; left -= most {
+		b.ReserveN(now, min(left, most))
 	}
 	return b
 }

@@ -63,6 +63,32 @@ func TestStatementsOnAHeldSlotArePaidForByTheNextAcquire(t *testing.T) {
 	})
 }
 
+func TestADebtIsNoLongerAtALowerRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, burst := range []int{0, 1, 7} {
+			s, r := rated(2, 250)
+			r.Burst = burst
+			held := acquire(t, s, r)
+			for range 3000 {
+				held.Count(t.Context())
+			}
+			r.Rate = 1
+			for range 3 {
+				_, err := s.Acquire(t.Context(), r)
+				require.InDelta(t, limits.MaxDebt+time.Second, retryAfter(t, err), float64(time.Second), "an import, and then a throttle")
+			}
+			r.Rate = 0.01
+			_, err := s.Acquire(t.Context(), r)
+			require.LessOrEqual(t, retryAfter(t, err), 200*time.Second, "a statement takes a hundred seconds at this rate")
+			r.Rate = 250
+			_, err = s.Acquire(t.Context(), r)
+			require.LessOrEqual(t, retryAfter(t, err), 10*time.Millisecond)
+			held.Release()
+		}
+	})
+}
+
 func TestABurstOfItsOwnFollowsThePlan(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -6,14 +6,18 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
-// AuditEntry is one change: who made it, when, and what it did. It never holds a DSN.
+// AuditEntry is one change, or one action: who made it, when, and what it did. It never holds a DSN.
 type AuditEntry struct {
 	ID      int64          `json:"id"`
 	At      time.Time      `json:"at"`
@@ -51,6 +55,35 @@ func (a *Admin) Audit(ctx context.Context, filter AuditFilter) ([]AuditEntry, er
 	}
 	return a.store.entries(ctx, filter)
 }
+
+// RecordAction puts into the audit log what an operator did to a tenant that changes nothing in the registry: to end its
+// statements, for example. action is a word such as kill, details become its After, and reason is one line, which may be empty.
+func (a *Admin) RecordAction(ctx context.Context, tenant, action string, details map[string]string, reason string) error {
+	var p problems
+	if !actionName.MatchString(action) {
+		p.add("the action is %q: use small letters and _, 40 at most", cut(action))
+	}
+	checkReason(&p, reason)
+	if err := p.err("action on tenant", tenant); err != nil {
+		return err
+	}
+	return a.store.change(ctx, "recording what was done to tenant "+strconv.Quote(cut(tenant)), func(tx *change) error {
+		if tx.refusal != nil {
+			return tx.refusal
+		}
+		t, err := tx.tenants.get(ctx, tenant)
+		if _, err = must(t, err, resolver.ErrTenantNotFound, tenant); err != nil {
+			return err
+		}
+		entry := AuditEntry{Action: action, Kind: tenantKind.name, Subject: tenant, After: make(map[string]any), Note: reason}
+		for name, value := range details {
+			entry.After[name] = value
+		}
+		return tx.record(ctx, entry, "")
+	})
+}
+
+var actionName = regexp.MustCompile(`^[a-z_]{1,40}$`)
 
 type actorKey struct{}
 

@@ -61,6 +61,9 @@ func (f *KeyFile) Keys() *Keys {
 
 // ReadKeyFile reads a key file that others cannot read.
 func ReadKeyFile(path string) (Keys, fs.FileInfo, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // to open a pipe is to wait for who writes into it
+		return nil, nil, fmt.Errorf("key file %s is no regular file", path)
+	}
 	file, err := os.Open(path) //nolint:gosec // the operator says which file
 	if err != nil {
 		return nil, nil, fmt.Errorf("the key file cannot be read: %w", err)
@@ -74,7 +77,7 @@ func ReadKeyFile(path string) (Keys, fs.FileInfo, error) {
 	if info.Mode()&others != 0 {
 		return nil, nil, fmt.Errorf("key file %s is open to everybody on this machine: chmod o= it (in Kubernetes: defaultMode 0440)", path)
 	}
-	if !info.Mode().IsRegular() || info.Size() > enough {
+	if info.Size() > enough {
 		return nil, nil, fmt.Errorf("key file %s is no file of keys", path)
 	}
 	text := make([]byte, info.Size())

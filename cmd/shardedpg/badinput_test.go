@@ -210,6 +210,7 @@ func badInput(f *fleet, files string) map[string]map[string][]bad {
 		}),
 		"tenant kill": merged(badTenant("tenant|kill|ID"), map[string][]bad{
 			"--older-than": {{"tenant|kill|acme|--older-than=-1s", "use a duration such as 1s", exitUsage}, {"tenant|kill|acme|--older-than|1", "--older-than", exitUsage}},
+			"--reason":     {{"tenant|kill|acme|--reason|a\tb", "no line of text", exitUsage}},
 		}),
 		"tenant throttle": merged(badTenant("tenant|throttle|ID"), badLimits("tenant|throttle|acme", "--max-conns", "--weight", "--rate", "--burst"), map[string][]bad{
 			"--rate":   {{"tenant|throttle|acme|--rate|0", "shardedpg tenant disable", exitUsage}},

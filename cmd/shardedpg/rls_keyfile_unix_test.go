@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/rls"
 )
 
 // Programs read the file as another user than the operator's: what they cannot read any more they would not rotate to.
@@ -50,4 +52,12 @@ func TestAKeyFileStaysWhoseItIsAndWhereItIs(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(text), "\n1 ")
 	require.Contains(t, string(text), "\n2 ")
+}
+
+func TestAPipeIsNoKeyFile(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "keys")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	_, err := rls.OpenKeyFile(pipe, nil)
+	require.ErrorContains(t, err, "no regular file", "and nobody waits for who writes into it")
 }

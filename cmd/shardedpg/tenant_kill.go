@@ -20,6 +20,7 @@ type tenantKill struct {
 	oneTenant
 	OlderThan time.Duration `default:"1s" placeholder:"1s" help:"Only statements that run for at least so long, and with --terminate transactions in which nothing has run for so long."`
 	Terminate bool          `help:"End the sessions as well: also those that are idle in a transaction. Programs connect again, and lose their idle connections to the shard."`
+	Reason    line          `help:"Why, for the audit log."`
 	DryRun    bool          `help:"Show what would be ended, and end nothing."`
 }
 
@@ -56,8 +57,34 @@ func (c *tenantKill) Run(a *app) error {
 				return err
 			}
 		}
-		return errors.Join(a.show(result, func() { a.killed(result) }), err)
+		return errors.Join(a.show(result, func() { a.killed(result) }), err, result.record(ctx, reg, string(c.Reason)))
 	})
+}
+
+// record tells the audit log what was ended.
+func (k *killed) record(ctx context.Context, reg *registry.Postgres, reason string) error {
+	details := map[string]string{"shard": k.Shard}
+	for what, some := range map[string][]int{"cancelled": k.Cancelled, "terminated": k.Terminated} {
+		if len(some) > 0 {
+			details[what] = pids(some)
+		}
+	}
+	if k.DryRun || len(details) == 1 {
+		return nil
+	}
+	if err := reg.RecordAction(ctx, k.Tenant, "kill", details, reason); err != nil {
+		return fmt.Errorf("what was ended is missing in the audit log: %w", err)
+	}
+	return nil
+}
+
+// pids writes them on one line.
+func pids(all []int) string {
+	texts := make([]string, len(all))
+	for i, pid := range all {
+		texts[i] = strconv.Itoa(pid)
+	}
+	return strings.Join(texts, ", ")
 }
 
 func (c *tenantKill) kill(ctx context.Context, reg *registry.Postgres, t registry.TenantInfo) (killed, error) {
@@ -110,7 +137,7 @@ func (c *tenantKill) kill(ctx context.Context, reg *registry.Postgres, t registr
 }
 
 func (a *app) killed(k killed) {
-	done, pids := "cancelled", slices.Concat(k.Cancelled, k.Terminated)
+	done, ended := "cancelled", slices.Concat(k.Cancelled, k.Terminated)
 	what := count(len(k.Cancelled), "statement")
 	if len(k.Terminated) > 0 {
 		done, what = "terminated", count(len(k.Terminated), "session")
@@ -119,12 +146,8 @@ func (a *app) killed(k killed) {
 		done = "would be " + done
 	}
 	where := fmt.Sprintf("of tenant %q %s on shard %q", k.Tenant, done, k.Shard)
-	if len(pids) > 0 {
-		texts := make([]string, len(pids))
-		for i, pid := range pids {
-			texts[i] = strconv.Itoa(pid)
-		}
-		where += ": pid " + strings.Join(texts, ", ")
+	if len(ended) > 0 {
+		where += ": pid " + pids(ended)
 	}
 	a.say("%s %s", what, where)
 	if k.Ended > 0 {
@@ -136,7 +159,7 @@ func (a *app) killed(k killed) {
 	if k.IdleInTx > 0 {
 		a.note("%s idle in a transaction: --terminate ends them", count(k.IdleInTx, "session"))
 	}
-	if len(pids) > 0 && !k.DryRun {
+	if len(ended) > 0 && !k.DryRun {
 		a.note("next: shardedpg tenant throttle %s keeps it from taking as much again", k.Tenant)
 	}
 }

@@ -107,8 +107,9 @@ func TestANoisyTenantIsFoundStoppedAndThrottled(t *testing.T) {
 	require.Contains(t, f.ok(t, "tenant", "kill", "noisy", "--older-than", "0s", "--dry-run"), "3 statements of tenant \"noisy\" would be cancelled")
 	require.Equal(t, 3, f.lines(t)["noisy"].Active, "a dry run ends nothing")
 
-	killed := f.json(t, "tenant", "kill", "noisy", "--older-than", "0s")
+	killed := f.json(t, "tenant", "kill", "noisy", "--older-than", "0s", "--reason", "a loop")
 	require.Len(t, killed["cancelled"], 3)
+	require.Regexp(t, `(?m) kill +noisy +cancelled=\d+, \d+, \d+ shard=eu1 +a loop$`, f.ok(t, "registry", "audit-log", "--subject", "noisy", "--limit", "1"))
 	for range 3 {
 		requireCode(t, receive(t, noisy), "57014")
 	}
@@ -177,6 +178,8 @@ func TestTopShowsWhoBlocksWhomAndTerminateEndsIt(t *testing.T) {
 	require.Contains(t, r.out, "0 statements")
 	require.Contains(t, r.notes, "1 session idle in a transaction: --terminate ends them")
 	require.Contains(t, f.ok(t, "tenant", "kill", "holder", "--older-than", "0s", "--terminate"), "1 session of tenant \"holder\" terminated")
+	require.Regexp(t, `(?m) kill +holder +shard=us1 terminated=\d+ `, f.ok(t, "registry", "audit-log", "--subject", "holder"))
+	require.NotContains(t, f.ok(t, "registry", "audit-log", "--subject", "waiter"), "kill")
 	require.NoError(t, receive(t, ended), "the one that waited goes on")
 	_, err = tx.ExecContext(t.Context(), "select 1")
 	require.Error(t, err)

@@ -1,6 +1,7 @@
 package redislimit
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ func (a *account) spend(s limits.Statement, now time.Time) (wait time.Duration, 
 	defer a.mu.Unlock()
 	if s.Rate != a.rate || s.Burst != a.burst { // another plan: what was fetched or refused before says nothing now
 		a.rate, a.burst, a.left, a.refused = s.Rate, s.Burst, 0, time.Time{}
+		a.owed = min(a.owed, int(math.Ceil(s.Rate*limits.MaxDebt.Seconds())))
 	}
 	if now.After(a.until) {
 		a.left = 0

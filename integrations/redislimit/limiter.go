@@ -22,7 +22,7 @@ type Config struct {
 	Programs int
 	// Timeout is the longest that a statement waits for Redis, also one whose own deadline comes sooner. Default: 20ms.
 	Timeout time.Duration
-	// Prefix begins the keys: "<prefix>{<tenant>}". Default: "sharded-pg:".
+	// Prefix begins the keys: "<prefix>{<tenant>}:<rate>". Default: "sharded-pg:".
 	Prefix string
 	// Tenants is how many tenants the program remembers what it fetched for, those seen last. Default: 10,000.
 	Tenants int
@@ -171,10 +171,12 @@ func (l *Limiter) fetch(ctx context.Context, s limits.Statement, wanted, needed 
 	// Not the caller's deadline: one that is too short for Redis would look like Redis's failure, and be that of all tenants.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.Timeout)
 	defer cancel()
+	// Redis keeps until when the tenant's past is paid. At another rate that would be too soon or, after a throttle, hours away.
+	key := fmt.Sprintf("%s{%s}:%g", l.cfg.Prefix, s.Tenant, s.Rate)
 	limit := redis_rate.Limit{Rate: 1, Period: time.Duration(float64(time.Second) / s.Rate), Burst: s.Most()}
 	for _, n := range []int{wanted, needed} {
 		l.asked.Add(1)
-		result, err := l.rates.AllowN(ctx, l.cfg.Prefix+"{"+s.Tenant+"}", limit, n)
+		result, err := l.rates.AllowN(ctx, key, limit, n)
 		if err != nil {
 			return 0, 0, err
 		}

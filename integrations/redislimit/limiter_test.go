@@ -157,6 +157,21 @@ func TestStatementsOfTransactionsAreNeverRefusedAndPaidByLaterOnes(t *testing.T)
 	require.LessOrEqual(t, l.Take(t.Context(), outside), limits.MaxDebt+time.Second, "the rest is forgiven")
 }
 
+func TestAThrottleAddsNoDebtAndLeavesNone(t *testing.T) {
+	t.Parallel()
+	l := program(t, start(t))
+	for range 5000 {
+		require.Zero(t, l.Take(t.Context(), limits.Statement{Tenant: "acme", Rate: 250, Started: true}))
+	}
+	throttled := limits.Statement{Tenant: "acme", Rate: 1}
+	require.LessOrEqual(t, l.Take(t.Context(), throttled), limits.MaxDebt+time.Second, "what was owed at a rate of 250 is not paid at one of 1")
+
+	throttled = limits.Statement{Tenant: "globex", Rate: hundredth}
+	for l.Take(t.Context(), throttled) == 0 {
+	}
+	require.Zero(t, l.Take(t.Context(), limits.Statement{Tenant: "globex", Rate: 250}), "back on its plan")
+}
+
 func TestWithoutRedisEachProgramEnforcesItsShare(t *testing.T) {
 	t.Parallel()
 	failures := map[string]struct {

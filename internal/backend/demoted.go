@@ -31,6 +31,7 @@ func (p *Pool) Demoted(ctx context.Context, b *Backend) bool {
 	if err != nil || len(answer) != 1 || string(answer[0]) != "true" {
 		return false
 	}
+	p.demoted.Store(time.Now().UnixNano()) // those in use will come back
 	p.Flush()
 	return true
 }

@@ -67,13 +67,15 @@ type Pool struct {
 	breaker       *breaker
 	several       bool // hosts in the connection string
 	asking        atomic.Bool
+	demoted       atomic.Int64 // when a backend's server was last found to have stopped taking writes, in ns; 0 for never
 	host          hosts.Memory
 
 	mu     sync.Mutex
 	idle   []*Backend // the one used last is at the end
 	open   int        // idle, used, or being made
 	wants  []*want    // in the order in which they came
-	extra  int        // being made for somebody who was given another one
+	making int        // being made now
+	extra  int        // of these, for somebody who was given another one
 	closed bool
 	sweep  *time.Timer
 }
@@ -149,6 +151,7 @@ func (p *Pool) connectFor(ctx context.Context, w *want, s rls.Settings, slot Slo
 	a, pending := p.breaker.try(ctx, w.got, func(ctx context.Context) (*Backend, error) {
 		return p.make(ctx, w.key, &s)
 	}, func(a attempt, instead bool) {
+		p.made()
 		if instead {
 			p.given(-1)
 		}
@@ -165,6 +168,9 @@ func (p *Pool) connectFor(ctx context.Context, w *want, s rls.Settings, slot Slo
 			slot.Release()
 		}
 	})
+	if !pending {
+		p.made()
+	}
 	other := p.unwant(w)
 	switch {
 	case pending && a.err == nil: // another one came first
@@ -216,15 +222,21 @@ func (p *Pool) take(key Key, tenant string, polite Slot) (b, evicted *Backend, w
 		}
 	}
 	if best >= 0 && (p.idle[best].wire.owner == tenant || fit > p.spare() || p.open >= p.cfg.MaxOpen || !holdsMore(polite)) {
-		return p.remove(best), nil, nil, nil
+		if b = p.remove(best); p.mayMake(false) { // it may have been called to make one
+			p.wake()
+		}
+		return b, nil, nil, nil
 	}
-	w = &want{key: key, got: make(chan *Backend, 1), left: best >= 0, idle: p.extra > 0 && p.open >= p.cfg.MaxOpen && len(p.idle) == 0}
-	if !w.idle {
+	w = &want{key: key, got: make(chan *Backend, 1), left: best >= 0, polite: holdsMore(polite)}
+	if p.extra > 0 && p.open >= p.cfg.MaxOpen && len(p.idle) == 0 {
+		w.idle, w.polite = true, false
+	} else if w.idle = !p.mayMake(w.polite); !w.idle {
+		p.making++
 		if p.open++; p.open > p.cfg.MaxOpen && len(p.idle) > 0 {
 			evicted = p.remove(0)
 		}
 	}
-	if w.idle || !holdsMore(polite) {
+	if w.idle || !w.polite {
 		p.wants = append(p.wants, w)
 	}
 	return nil, evicted, w, nil

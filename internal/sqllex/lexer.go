@@ -93,6 +93,10 @@ func (l *lexer) sign(c byte) token {
 	return tokOther
 }
 
+// dottedI is what PostgreSQL takes for an i in names, quotes aside, where a database has a Turkish locale and an encoding of single bytes.
+// No other letter beyond ASCII becomes one of ASCII.
+const dottedI = "İ"
+
 // word reads an unquoted identifier, or the string or identifier it introduces.
 func (l *lexer) word(c byte) token {
 	n := 0
@@ -101,6 +105,9 @@ func (l *lexer) word(c byte) token {
 		f := fold[l.src[i]]
 		if f == 0 {
 			break
+		}
+		if f == dottedI[0] && strings.HasPrefix(l.src[i:], dottedI) {
+			f, i = 'i', i+1
 		}
 		l.buf[n%maxText] = f
 		n++

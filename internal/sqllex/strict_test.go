@@ -55,6 +55,8 @@ func TestTheStrictGuardIsToldWhatItFound(t *testing.T) {
 		"select set_config('a.b', 'c', false)":         {sqllex.OfName, "set_config"},
 		`select pg_catalog./**/"set_config"('a')`:      {sqllex.OfName, "set_config"},
 		"table PG_SETTINGS":                            {sqllex.OfName, "pg_settings"},
+		"select set_confİg('a.b', 'c', false)":         {sqllex.OfName, "set_config"},
+		`select "set_confİg"('a.b')`:                   {},
 		"update pg_settings set setting = secret":      {sqllex.OfName, "pg_settings"},
 		"select dblink_exec_secret()":                  {sqllex.OfName, "dblink"},
 		"explain select lastval()":                     {sqllex.OfName, "lastval"},

@@ -24,8 +24,22 @@ func auditing(t *testing.T, h Harness) {
 	shard.State = registry.ShardDraining
 	require.NoError(t, store.PutShard(ctx, shard))
 
-	log, err := store.Audit(ctx, registry.AuditFilter{Limit: 3})
+	require.NoError(t, store.RecordAction(alice, "acme", "kill", map[string]string{"cancelled": "4711"}, "a loop"))
+	for _, refused := range []error{
+		store.RecordAction(ctx, "acme", "two words", nil, ""),
+		store.RecordAction(ctx, "acme", "kill", nil, "two\nlines"),
+	} {
+		require.ErrorIs(t, refused, registry.ErrInvalid)
+	}
+	require.ErrorIs(t, store.RecordAction(ctx, "nobody", "kill", nil, ""), resolver.ErrTenantNotFound)
+
+	log, err := store.Audit(ctx, registry.AuditFilter{Limit: 4})
 	require.NoError(t, err)
+	require.Equal(t, registry.AuditEntry{
+		ID: log[0].ID, At: log[0].At, Login: log[0].Login, Actor: "alice", Action: "kill", Kind: "tenant", Subject: "acme",
+		After: map[string]any{"cancelled": "4711"}, Note: "a loop",
+	}, log[0])
+	log = log[1:]
 	require.Equal(t, []string{"put_shard", "set_shard_state", "set_plan"}, []string{log[0].Action, log[1].Action, log[2].Action})
 	require.Equal(t, "changed", log[0].After["dsn"])
 	require.NotContains(t, fmt.Sprint(log), "opensesame")

@@ -36,6 +36,7 @@ func mutationsAreRefused(t *testing.T, h Harness) {
 	require.ErrorIs(t, store.PutPlan(ctx, registry.DefaultPlans()[0]), registry.ErrReadOnlyStore)
 	require.ErrorIs(t, store.PutTenant(ctx, registry.Tenant{ID: "new", Shard: "s1"}), registry.ErrReadOnlyStore)
 	require.ErrorIs(t, store.SetTenantState(ctx, "acme", resolver.StateDisabled), registry.ErrReadOnlyStore)
+	require.ErrorIs(t, store.RecordAction(ctx, "acme", "kill", nil, ""), registry.ErrReadOnlyStore)
 	_, err := store.AddTenant(ctx, registry.Tenant{ID: "new"}, nil)
 	require.ErrorIs(t, err, registry.ErrReadOnlyStore)
 	_, err = store.PreviewTenants(ctx, []registry.Tenant{{ID: "new"}}, nil)
