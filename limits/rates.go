@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -43,7 +44,18 @@ type RateLimiter interface {
 
 // LocalRates limits the rates of one process: a token bucket for each tenant.
 type LocalRates struct {
-	buckets *lru.Cache[string, *rate.Limiter]
+	buckets *lru.Cache[string, *bucket]
+}
+
+// bucket is a tenant's, with the plan that it has been made for, or changed to, last: asking the limiter would take its lock twice.
+type bucket struct {
+	*rate.Limiter
+	plan atomic.Pointer[limit]
+}
+
+type limit struct {
+	rate  float64
+	burst int
 }
 
 var _ RateLimiter = (*LocalRates)(nil)
@@ -51,7 +63,7 @@ var _ RateLimiter = (*LocalRates)(nil)
 // NewLocalRates returns a limiter with the buckets of the tenants seen last. A tenant that is crowded out begins again with
 // a full bucket, which a quiet time would have given it as well.
 func NewLocalRates(tenants int) *LocalRates {
-	buckets, err := lru.New[string, *rate.Limiter](tenants)
+	buckets, err := lru.New[string, *bucket](tenants)
 	if err != nil {
 		panic(fmt.Sprintf("limits: rates of %d tenants", tenants))
 	}
@@ -76,33 +88,44 @@ func (l *LocalRates) Take(_ context.Context, s Statement) time.Duration {
 }
 
 // bucket returns the tenant's bucket with the limits in force that the statement brings.
-func (l *LocalRates) bucket(s Statement) *rate.Limiter {
+func (l *LocalRates) bucket(s Statement) *bucket {
 	b, ok := l.buckets.Get(s.Tenant)
 	if !ok {
-		b = rate.NewLimiter(rate.Limit(s.Rate), s.Most())
+		b = newBucket(s)
 		if before, found, _ := l.buckets.PeekOrAdd(s.Tenant, b); found {
 			b = before
 		}
 	}
-	if b.Limit() != rate.Limit(s.Rate) {
-		b.SetLimit(rate.Limit(s.Rate))
-		if debt := s.mostDebt(); b.TokensAt(time.Now()) < -debt { // made at a higher rate
-			b = indebted(s, int(debt))
-			l.buckets.Add(s.Tenant, b)
-		}
-	}
-	if most := s.Most(); b.Burst() != most {
-		b.SetBurst(most)
+	if *b.plan.Load() != (limit{s.Rate, s.Burst}) {
+		b = l.change(b, s)
 	}
 	return b
 }
 
-// indebted returns a bucket that owes so many statements.
-func indebted(s Statement, debt int) *rate.Limiter {
-	now, most := time.Now(), s.Most()
-	b := rate.NewLimiter(rate.Limit(s.Rate), most)
-	for left := most + debt; left > 0; left -= most {
-		b.ReserveN(now, min(left, most))
+// change puts a bucket on another plan.
+func (l *LocalRates) change(b *bucket, s Statement) *bucket {
+	b.SetLimit(rate.Limit(s.Rate))
+	if debt := s.mostDebt(); b.TokensAt(time.Now()) < -debt { // made at a higher rate
+		b = newBucket(s)
+		b.owe(s.Most() + int(debt))
+		l.buckets.Add(s.Tenant, b)
 	}
+	b.SetBurst(s.Most())
+	b.plan.Store(&limit{s.Rate, s.Burst})
 	return b
+}
+
+// newBucket returns a full one.
+func newBucket(s Statement) *bucket {
+	b := &bucket{Limiter: rate.NewLimiter(rate.Limit(s.Rate), s.Most())}
+	b.plan.Store(&limit{s.Rate, s.Burst})
+	return b
+}
+
+// owe takes statements out of a bucket, more than it can hold.
+func (b *bucket) owe(n int) {
+	now := time.Now()
+	for ; n > 0; n -= b.Burst() {
+		b.ReserveN(now, min(n, b.Burst()))
+	}
 }
