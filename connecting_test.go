@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -271,47 +272,53 @@ func TestATenantWithConnectionsLeavesTheLastIdleOnesToOthers(t *testing.T) {
 // nobody left behind, and no place lost.
 func TestConnectionsNeverExceedTheSlotsHoweverTheyCome(t *testing.T) {
 	t.Parallel()
-	const conns, callers, each = 3, 10, 40
-	var dials atomic.Int64
-	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
-		c.MaxConns = conns
-		c.BeforeConnect = func(context.Context, string, *pgx.ConnConfig) error {
-			if dials.Add(1)%4 == 0 {
-				return errors.New("no")
-			}
-			return nil
-		}
-	}})
-	var wg sync.WaitGroup
-	for c := range callers {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(c), 1))
-			tenant, want := f.a, notesOfA
-			if c%3 == 0 {
-				tenant, want = f.b, notesOfB
-			}
-			for range each {
-				ctx, cancel := context.WithTimeout(tenant, time.Duration(r.IntN(int(20*time.Millisecond))))
-				var got string
-				if err := f.db.QueryRowContext(ctx, notesSQL).Scan(&got); err == nil {
-					assert.Equal(t, want, got)
+	for _, conns := range []int{3, 16} { // fewer than may be made at once, and more
+		t.Run(strconv.Itoa(conns), func(t *testing.T) {
+			t.Parallel()
+			var dials atomic.Int64
+			f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+				c.MaxConns = conns
+				c.BeforeConnect = func(context.Context, string, *pgx.ConnConfig) error {
+					if dials.Add(1)%4 == 0 {
+						return errors.New("no")
+					}
+					return nil
 				}
-				cancel()
-				if r.IntN(4) == 0 { // so that connections are closed, and new ones wanted
-					_, _ = f.db.ExecContext(tenant, "discard all")
-				}
-				assert.LessOrEqual(t, f.backends("s1").Open, conns)
+			}})
+			var wg sync.WaitGroup
+			for c := range 3*conns + 1 {
+				wg.Go(func() { f.comeAndGo(rand.New(rand.NewPCG(uint64(c), 1)), c%3 == 0, conns) })
 			}
+			wg.Wait()
+			f.requireNoSlotInUse()
+			require.Eventually(t, func() bool { s := f.backends("s1"); return s.Open == s.Idle }, 10*time.Second, time.Millisecond)
+			for i := 0; i < conns; { // as many as ever
+				if tx, err := f.db.BeginTx(f.a, nil); err == nil {
+					t.Cleanup(func() { _ = tx.Rollback() })
+					i++
+				}
+			}
+			require.Equal(t, conns, f.backends("s1").Open)
 		})
 	}
-	wg.Wait()
-	f.requireNoSlotInUse()
-	require.Eventually(t, func() bool { s := f.backends("s1"); return s.Open == s.Idle }, 10*time.Second, time.Millisecond)
-	for i := 0; i < conns; { // as many as ever
-		if tx, err := f.db.BeginTx(f.a, nil); err == nil {
-			t.Cleanup(func() { _ = tx.Rollback() })
-			i++
-		}
+}
+
+// comeAndGo reads with little patience, and now and then has its connection closed, with all the patience in the world.
+func (f *fleet) comeAndGo(r *rand.Rand, other bool, conns int) {
+	tenant, want := f.a, notesOfA
+	if other {
+		tenant, want = f.b, notesOfB
 	}
-	require.Equal(t, conns, f.backends("s1").Open)
+	for range 40 {
+		ctx, cancel := context.WithTimeout(tenant, time.Duration(r.IntN(int(20*time.Millisecond))))
+		var got string
+		if err := f.db.QueryRowContext(ctx, notesSQL).Scan(&got); err == nil {
+			assert.Equal(f, want, got)
+		}
+		cancel()
+		if r.IntN(4) == 0 { // so that connections are closed, and new ones wanted
+			_, _ = f.db.ExecContext(tenant, "discard all")
+		}
+		assert.LessOrEqual(f, f.backends("s1").Open, conns)
+	}
 }
