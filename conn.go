@@ -227,8 +227,10 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	case code == "57P01", code == "57P02", code == "57P03": // shut down
 		l.shard.pool.Flush()
 	}
-	// Of spoiled connections there may be more than tries; each one is closed here, and a new one needs no reset.
-	if (try < maxTries-1 || l.backend.Spoiled()) && (!c.tx.open || c.tx.statements <= 1) && !l.backend.SentInBlock() && !l.backend.Used() {
+	// Of spoiled connections there may be more than tries; each one is closed here, and a new one needs no reset. A reset is in front of
+	// the lease's first statement, so what is left on the connection is not this one's.
+	again := l.backend.Spoiled() || try < maxTries-1 && !l.backend.Used()
+	if again && (!c.tx.open || c.tx.statements <= 1) && !l.backend.SentInBlock() {
 		c.drop()
 		return nil
 	}

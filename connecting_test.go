@@ -154,23 +154,43 @@ func TestNoMoreThanAnEighthOfTheConnectionsIsMadeAtOnce(t *testing.T) {
 	require.Empty(t, g.begun)
 }
 
-func TestATenantWithConnectionsLeavesHalfOfThoseBeingMadeToOthers(t *testing.T) {
+func TestConnectionsAreMadeInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
 	t.Parallel()
 	g := newGate(t, 32)
 	one := g.begin(g.a)
 	g.requireNotes(g.a, one, notesOfA)
-	loud := g.held(g.a, g.a, g.a, g.a)
-	g.makes(2, 5)
+	loud := g.held(g.a, g.a, g.a, g.a, g.a)
+	g.makes(4, 6)
 	quiet := g.held(g.b)
-	g.makes(3, 6)
-	for range 5 {
+	g.makes(4, 7)
+	g.next(nil)
+	g.makes(4, 7)
+	g.next(nil)
+	g.makes(4, 7)
+	require.Empty(t, quiet)
+	for range 4 {
 		g.next(nil)
 	}
 	require.NoError(t, (<-quiet).Rollback())
-	for range 4 {
+	for range 5 {
 		require.NoError(t, (<-loud).Rollback())
 	}
 	require.NoError(t, one.Rollback())
+	g.requireOwnRows()
+}
+
+func TestATenantThatHoldsNoConnectionTakesReturnedOnesHoweverManyItWants(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, 32)
+	one := g.begin(g.a)
+	g.requireNotes(g.a, one, notesOfA)
+	first, second := g.read(g.b, notesOfB), g.read(g.b, notesOfB)
+	g.makes(2, 3)
+	require.NoError(t, one.Rollback())
+	require.NoError(t, <-first)
+	require.NoError(t, <-second)
+	g.next(nil)
+	g.next(nil)
 	g.requireOwnRows()
 }
 

@@ -101,7 +101,7 @@ func (c *Conn) release() {
 	*l = lease{}
 	c.tx = tx{}
 	if b == nil {
-		slot.Release()
+		s.pool.Release(slot)
 		return
 	}
 	s.pool.Return(b, slot)

@@ -20,7 +20,7 @@ type Backend struct {
 	pg       *pgconn.PgConn
 	wire     *wire
 	key      Key
-	born     time.Time
+	born     time.Time // when connecting began
 	expires  time.Time
 	idleFrom time.Time
 	peek     peeker

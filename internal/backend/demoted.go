@@ -31,9 +31,19 @@ func (p *Pool) Demoted(ctx context.Context, b *Backend) bool {
 	if err != nil || len(answer) != 1 || string(answer[0]) != "true" {
 		return false
 	}
-	p.demoted.Store(time.Now().UnixNano()) // those in use will come back
-	p.Flush()
+	if !p.outdated(b) { // the first to notice
+		now := time.Now()
+		p.demoted.Store(&now)
+		p.Flush()
+	}
 	return true
+}
+
+// outdated reports whether b was made, or begun, before a server was found to take no writes any more. Those that were in use or being
+// made then come back later.
+func (p *Pool) outdated(b *Backend) bool {
+	demoted := p.demoted.Load()
+	return demoted != nil && !b.born.After(*demoted)
 }
 
 // Doubt has the server asked, when the backend is given back, whether it still takes writes. The backend is closed then.

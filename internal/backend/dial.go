@@ -60,9 +60,9 @@ func (p *Pool) make(ctx context.Context, key Key, s *rls.Settings) (*Backend, er
 	return b, err
 }
 
-// dial opens, verifies and prepares a backend for the tenant whose settings are s: its plan's limits become the
+// dialServer opens, verifies and prepares a backend for the tenant whose settings are s: its plan's limits become the
 // backend's own defaults, so that the prologue need not carry them for the many tenants that share a plan.
-func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
+func (p *Pool) dialServer(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
 	defer cancel()
 	b, err := p.connect(ctx, key, s, !p.pooled.Load())
@@ -80,12 +80,13 @@ func (p *Pool) dial(ctx context.Context, key Key, s *rls.Settings) (*Backend, er
 	}
 	if b.wire.pooled && !b.wire.whole { // now that p.pooled is known, the second attempt is
 		_ = b.conn.Close()
-		return p.dial(ctx, key, s)
+		return p.dialServer(ctx, key, s)
 	}
 	return b, nil
 }
 
 func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults bool) (*Backend, error) {
+	begun := time.Now()
 	cc := p.cfg.Conn.Copy()
 	if key.Database != "" {
 		cc.Database = key.Database
@@ -135,8 +136,7 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 	if !ok {
 		return nil, fmt.Errorf("pgx's connector made a %T", dc)
 	}
-	now := time.Now()
-	b := &Backend{conn: conn, pg: conn.Conn().PgConn(), wire: w, key: key, born: now, expires: now.Add(p.cfg.lifetime())}
+	b := &Backend{conn: conn, pg: conn.Conn().PgConn(), wire: w, key: key, born: begun, expires: begun.Add(p.cfg.lifetime())}
 	b.peek.attach(unwrap(b.pg.Conn()))
 	return b, nil
 }

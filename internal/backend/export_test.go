@@ -3,6 +3,9 @@ package backend
 import (
 	"context"
 	"io"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/sharded-pg/sharded-pg/internal/sqllex"
 	"github.com/sharded-pg/sharded-pg/rls"
@@ -47,6 +50,84 @@ var ResetCommands = len(ResetSQL)
 // State is what the wire believes of its backend.
 func (t *TestWire) State() (owner string, clean, armed bool, status byte) {
 	return t.w.owner, t.w.clean, t.w.armed, t.w.status
+}
+
+// Used is what Backend.Used says.
+func (t *TestWire) Used() bool { return (&Backend{wire: t.w}).Used() }
+
+// TestPool is a pool of connections that lead nowhere.
+type TestPool struct{ *Pool }
+
+// NewTestPool returns one. What made fails with is the connection's failure.
+func NewTestPool(conn *pgx.ConnConfig, most int, made func(ctx context.Context) error, hangUp func()) TestPool {
+	p := NewPool(Config{Conn: conn, GUC: rls.DefaultGUC, MaxOpen: most, ConnectTimeout: 10 * time.Second, MaxLifetime: time.Hour})
+	p.dial = func(ctx context.Context, key Key, _ *rls.Settings) (*Backend, error) {
+		begun := time.Now()
+		if err := made(ctx); err != nil {
+			return nil, err
+		}
+		return &Backend{wire: &wire{}, key: key, born: begun, expires: begun.Add(time.Hour)}, nil
+	}
+	p.hangUp = func(*Backend) { hangUp() }
+	return TestPool{p}
+}
+
+// GiveBack returns a backend that tenant has used.
+func (p TestPool) GiveBack(b *Backend, tenant string, slot Slot) {
+	b.wire.owner = tenant
+	wanted := p.keep(b)
+	slot.Release()
+	if wanted {
+		p.deal()
+	}
+}
+
+// Break closes a backend instead.
+func (p TestPool) Break(b *Backend, slot Slot) {
+	p.close(b)
+	p.Release(slot)
+}
+
+// Demote is what Demoted does when it is.
+func (p TestPool) Demote() {
+	now := time.Now()
+	p.demoted.Store(&now)
+	p.Flush()
+}
+
+// Outdated says whether the backend should not have been handed out.
+func (p TestPool) Outdated(b *Backend) bool { return p.outdated(b) }
+
+// Counts are the pool's own.
+func (p TestPool) Counts() (open, making, extra, idle, wants int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open, p.making, p.extra, len(p.idle), len(p.wants)
+}
+
+// Neglected says what somebody who waits could have, and has not been given.
+func (p TestPool) Neglected() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.wants {
+		fit := 0
+		for _, b := range p.idle {
+			if b.key == w.key {
+				fit++
+			}
+		}
+		polite := p.holdsOthers(w.tenant, w.slot, w)
+		switch {
+		case !w.idle:
+		case p.closed:
+			return "the word that the pool is closed"
+		case fit > 0 && (!polite || fit > p.spare() || p.open >= p.cfg.MaxOpen):
+			return "an idle connection"
+		case p.making < p.atOnce() && (p.extra == 0 || p.open < p.cfg.MaxOpen || len(p.idle) > 0):
+			return "a place to make one"
+		}
+	}
+	return ""
 }
 
 // TestBreaker is a breaker that keeps what it reported.

@@ -59,10 +59,8 @@ func (s *signer) make(now time.Time, life time.Duration, tenant string) string {
 // signs reports whether tenants of backends of that key are signed.
 func (p *Pool) signs(key Key) bool { return p.cfg.Keys != nil && key.Rows }
 
-// current reports whether b signs with the keys of now, and was made after the last time that its server stopped to take writes.
-func (p *Pool) current(b *Backend) bool {
-	return b.born.UnixNano() > p.demoted.Load() && (!p.signs(b.key) || b.keys == p.cfg.Keys())
-}
+// current reports whether b signs with the keys of now.
+func (p *Pool) current(b *Backend) bool { return !p.signs(b.key) || b.keys == p.cfg.Keys() }
 
 // chooseKey finds the newest key that both the program and the database have.
 func (p *Pool) chooseKey(ctx context.Context, b *Backend) error {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,8 +68,11 @@ type Pool struct {
 	breaker       *breaker
 	several       bool // hosts in the connection string
 	asking        atomic.Bool
-	demoted       atomic.Int64 // when a backend's server was last found to have stopped taking writes, in ns; 0 for never
+	demoted       atomic.Pointer[time.Time] // when a server was last found to have stopped taking writes; nil for never
 	host          hosts.Memory
+
+	dial   func(ctx context.Context, key Key, s *rls.Settings) (*Backend, error) // tests have others
+	hangUp func(b *Backend)
 
 	mu     sync.Mutex
 	idle   []*Backend // the one used last is at the end
@@ -93,7 +97,7 @@ func NewPool(cfg Config) *Pool {
 	if cfg.Keys != nil {
 		p.signed = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, true, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, true, unnamed)}
 	}
-	p.cfg.Conn = cfg.Conn.Copy()
+	p.cfg.Conn, p.dial, p.hangUp = cfg.Conn.Copy(), p.dialServer, p.hangUpServer
 	p.several = hosts.Count(&cfg.Conn.Config) > 1
 	p.breaker = newBreaker(patience+hosts.Share(&p.cfg.Conn.Config, cfg.ConnectTimeout), func(down error) {
 		if down != nil {
@@ -113,10 +117,7 @@ func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot
 	slot.Begin()
 	polite := slot
 	for {
-		b, evicted, w, err := p.take(key, s.Tenant, polite)
-		if evicted != nil {
-			p.close(evicted)
-		}
+		b, w, err := p.take(key, s.Tenant, polite)
 		if w != nil {
 			var pending bool
 			if b, pending, err = p.await(ctx, w, *s, slot); pending {
@@ -130,10 +131,10 @@ func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot
 				continue
 			}
 		}
-		if err != nil || b.fresh || p.usable(ctx, b) {
+		if err != nil || !p.outdated(b) && (b.fresh || p.usable(ctx, b)) {
 			slot.End()
 			if err != nil {
-				slot.Release()
+				p.Release(slot)
 			} else {
 				b.fresh = false
 			}
@@ -151,39 +152,33 @@ func (p *Pool) connectFor(ctx context.Context, w *want, s rls.Settings, slot Slo
 	a, pending := p.breaker.try(ctx, w.got, func(ctx context.Context) (*Backend, error) {
 		return p.make(ctx, w.key, &s)
 	}, func(a attempt, instead bool) {
-		p.made()
-		if instead {
-			p.given(-1)
-		}
 		switch {
 		case a.made == nil:
-			p.forgo()
+			p.change(-1, -1, one(instead))
 		case p.breaker.down.Load() != nil: // found dead meanwhile: the next attempt tells, and this one would hide that
+			p.change(-1, 0, one(instead))
 			p.close(a.made)
 		default:
-			p.keep(a.made)
+			p.change(-1, 0, one(instead), a.made)
 		}
 		if !instead {
 			slot.End()
-			slot.Release()
+			p.Release(slot)
 		}
 	})
-	if !pending {
-		p.made()
-	}
 	other := p.unwant(w)
 	switch {
 	case pending && a.err == nil: // another one came first
 		return a.made, false, nil
-	case !pending && a.made == nil:
-		p.forgo()
+	case pending:
+		p.change(0, 0, one(other != nil), other)
+	case a.made == nil:
+		p.change(-1, -1, one(other != nil))
 		if other != nil {
-			p.given(-1)
 			return other, false, nil
 		}
-	case other != nil: // too late
-		p.given(-1)
-		p.keep(other)
+	default: // what was returned comes too late
+		p.change(-1, 0, one(other != nil), other)
 	}
 	if a.made != nil {
 		a.made.fresh = true
@@ -200,14 +195,26 @@ func (p *Pool) usable(ctx context.Context, b *Backend) bool {
 	return b.settle(deadline) && b.peek.quiet() && p.current(b)
 }
 
-// take picks an idle backend, or makes room for a new one and returns who wants it. The tenant of the slot polite leaves the
-// last ones to others if it holds more than that.
-func (p *Pool) take(key Key, tenant string, polite Slot) (b, evicted *Backend, w *want, err error) {
+// take picks an idle backend, or returns who wants one.
+func (p *Pool) take(key Key, tenant string, polite Slot) (b *Backend, w *want, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, nil, nil, ErrClosed
+		return nil, nil, ErrClosed
 	}
+	b, left := p.pick(key, tenant, polite, nil)
+	if b != nil {
+		return b, nil, nil
+	}
+	w = &want{key: key, tenant: tenant, slot: polite, got: make(chan *Backend, 2), idle: true, left: left}
+	p.wants = append(p.wants, w)
+	w.waits = !p.begin(w) // if there is a place, nobody waits for one
+	p.dispatch()          // a slot of the tenant that nobody knew the use of holds no connection
+	return nil, w, nil
+}
+
+// pick returns the idle backend that a tenant gets. Where there is one that it leaves to others, it says so. With the mutex held.
+func (p *Pool) pick(key Key, tenant string, polite Slot, w *want) (b *Backend, left bool) {
 	best, fit := -1, 0
 	for i := len(p.idle) - 1; i >= 0; i-- {
 		if p.idle[i].key != key {
@@ -221,25 +228,13 @@ func (p *Pool) take(key Key, tenant string, polite Slot) (b, evicted *Backend, w
 			best = i
 		}
 	}
-	if best >= 0 && (p.idle[best].wire.owner == tenant || fit > p.spare() || p.open >= p.cfg.MaxOpen || !holdsMore(polite)) {
-		if b = p.remove(best); p.mayMake(false) { // it may have been called to make one
-			p.wake()
-		}
-		return b, nil, nil, nil
+	if best < 0 {
+		return nil, false
 	}
-	w = &want{key: key, got: make(chan *Backend, 1), left: best >= 0, polite: holdsMore(polite)}
-	if p.extra > 0 && p.open >= p.cfg.MaxOpen && len(p.idle) == 0 {
-		w.idle, w.polite = true, false
-	} else if w.idle = !p.mayMake(w.polite); !w.idle {
-		p.making++
-		if p.open++; p.open > p.cfg.MaxOpen && len(p.idle) > 0 {
-			evicted = p.remove(0)
-		}
+	if p.idle[best].wire.owner == tenant || fit > p.spare() || p.open >= p.cfg.MaxOpen || !p.holdsOthers(tenant, polite, w) {
+		return p.remove(best), false
 	}
-	if w.idle || !w.polite {
-		p.wants = append(p.wants, w)
-	}
-	return nil, evicted, w, nil
+	return nil, true
 }
 
 func (p *Pool) remove(i int) *Backend {
@@ -270,7 +265,7 @@ func (p *Pool) Return(b *Backend, slot Slot) {
 		slot.Begin()
 		end := func() {
 			slot.End()
-			slot.Release()
+			p.Release(slot)
 		}
 		if b.wire.demoted && b.reusable() {
 			p.drops.Add(1)
@@ -281,35 +276,17 @@ func (p *Pool) Return(b *Backend, slot Slot) {
 		return
 	}
 	b.forget()
-	p.keep(b)
+	wanted := p.keep(b)
 	slot.Release()
-}
-
-// keep gives b to who has waited for one longest, or else puts it among the idle ones, unless the pool has been closed.
-func (p *Pool) keep(b *Backend) {
-	p.mu.Lock()
-	closed := p.closed
-	if !closed && !p.offer(b) {
-		p.idle = append(p.idle, b)
-		if p.cfg.MaxIdleTime > 0 {
-			b.idleFrom = time.Now()
-			if p.sweep == nil {
-				p.sweep = time.AfterFunc(p.cfg.MaxIdleTime, p.expire)
-			}
-		}
-	}
-	p.mu.Unlock()
-	if closed {
-		p.close(b)
+	if wanted { // its tenant holds one less now
+		p.deal()
 	}
 }
 
-// forgo gives up the place of a connection.
-func (p *Pool) forgo() {
-	p.mu.Lock()
-	p.open--
-	p.wake()
-	p.mu.Unlock()
+// Release gives back a slot that goes with no backend any more.
+func (p *Pool) Release(slot Slot) {
+	slot.Release()
+	p.deal()
 }
 
 // Discard closes b, and leaves the slot to the lease that will take another one.
@@ -333,9 +310,15 @@ func (p *Pool) drop(b *Backend, then func()) {
 // never began lasts longer: that of a connection which the caller took out of pgx's hands, through Raw and Hijack.
 const cleanupWait = 16 * time.Second
 
-// close closes b and waits until no cancel request for it is on its way: a late one would hit the next user of the same
-// server process.
+// close closes b and gives up its place.
 func (p *Pool) close(b *Backend) {
+	p.hangUp(b)
+	p.forgo()
+}
+
+// hangUpServer closes b and waits until no cancel request for it is on its way: a late one would hit the next user of the same
+// server process.
+func (p *Pool) hangUpServer(b *Backend) {
 	_ = b.conn.Close() // waits five seconds at most
 	select {
 	case <-b.pg.CleanupDone():
@@ -348,7 +331,6 @@ func (p *Pool) close(b *Backend) {
 		case <-time.After(cleanupWait):
 		}
 	}
-	p.forgo()
 }
 
 // Flush closes all idle connections: after a shutdown or a network error the rest of them are as good as dead.
@@ -388,8 +370,12 @@ func (p *Pool) expire() {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
-	for p.wake() {
+	for _, w := range p.wants {
+		if w.idle {
+			w.got <- nil
+		}
 	}
+	p.wants = slices.DeleteFunc(p.wants, func(w *want) bool { return w.idle })
 	if p.sweep != nil {
 		p.sweep.Stop()
 	}

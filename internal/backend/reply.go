@@ -131,8 +131,11 @@ func (w *wire) forward(m []byte) bool {
 		w.parameter(m)
 		return true
 	case 'A':
+		if seg.reset > 0 { // before the end of a reset it is for whoever listened before
+			return false
+		}
 		w.used.discard = true // pgx keeps it for the next WaitForNotification, which may be another tenant's
-		return seg.reset == 0 // before the end of a reset it is for whoever listened before
+		return true
 	case 'N':
 		return !ours
 	case 'E':

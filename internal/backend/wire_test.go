@@ -84,6 +84,21 @@ func TestOwnerStaysUntilTheResetIsAcknowledged(t *testing.T) {
 	require.Equal(t, []any{"another", false, false, byte('E')}, []any{owner, clean, armed, status})
 }
 
+// A server sends what was notified when it is about to be idle again, so it may come behind the failure of the reset that would have
+// ended the LISTEN of whoever had the connection before. It is not this one's, who may take another connection.
+func TestANotificationBehindAFailedResetIsNobodys(t *testing.T) {
+	t.Parallel()
+	reply := bytesOf(t, &pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("BEGIN")},
+		&pgproto3.ErrorResponse{Severity: "ERROR", Code: "22012", Message: "division by zero"},
+		&pgproto3.NotificationResponse{PID: 1, Channel: "bell"}, &pgproto3.ReadyForQuery{TxStatus: 'I'})
+	w := backend.NewTestWire(bytes.NewReader(reply), io.Discard, "acme")
+	send(t, w)
+	got, err := io.ReadAll(w)
+	require.NoError(t, err)
+	require.NotContains(t, string(got), "bell")
+	require.False(t, w.Used())
+}
+
 // FuzzReply feeds what no server should say, cut anywhere: no panic, and cuts make no difference.
 func FuzzReply(f *testing.F) {
 	all, _ := answers(f)
