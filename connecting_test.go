@@ -127,11 +127,18 @@ func (g *gate) makes(conns, slots int) {
 	require.Equal(g.TB, conns, int(g.backends("s1").Connects)-g.ready)
 }
 
+// taken is a gate for 32 connections, the only one of which tenant a holds in a transaction.
+func taken(t *testing.T) (*gate, *sql.Tx) {
+	t.Helper()
+	g := newGate(t, 32)
+	tx := g.begin(g.a)
+	g.requireNotes(g.a, tx, notesOfA)
+	return g, tx
+}
+
 func TestNoMoreThanAnEighthOfTheConnectionsIsMadeAtOnce(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, 32)
-	one := g.begin(g.a)
-	g.requireNotes(g.a, one, notesOfA)
+	g, one := taken(t)
 	var crowd []context.Context
 	for _, tenant := range g.crowd {
 		crowd = append(crowd, shardedpg.WithTenant(t.Context(), tenant))
@@ -154,36 +161,9 @@ func TestNoMoreThanAnEighthOfTheConnectionsIsMadeAtOnce(t *testing.T) {
 	require.Empty(t, g.begun)
 }
 
-func TestConnectionsAreMadeInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
-	t.Parallel()
-	g := newGate(t, 32)
-	one := g.begin(g.a)
-	g.requireNotes(g.a, one, notesOfA)
-	loud := g.held(g.a, g.a, g.a, g.a, g.a)
-	g.makes(4, 6)
-	quiet := g.held(g.b)
-	g.makes(4, 7)
-	g.next(nil)
-	g.makes(4, 7)
-	g.next(nil)
-	g.makes(4, 7)
-	require.Empty(t, quiet)
-	for range 4 {
-		g.next(nil)
-	}
-	require.NoError(t, (<-quiet).Rollback())
-	for range 5 {
-		require.NoError(t, (<-loud).Rollback())
-	}
-	require.NoError(t, one.Rollback())
-	g.requireOwnRows()
-}
-
 func TestATenantThatHoldsNoConnectionTakesReturnedOnesHoweverManyItWants(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, 32)
-	one := g.begin(g.a)
-	g.requireNotes(g.a, one, notesOfA)
+	g, one := taken(t)
 	first, second := g.read(g.b, notesOfB), g.read(g.b, notesOfB)
 	g.makes(2, 3)
 	require.NoError(t, one.Rollback())
@@ -196,9 +176,7 @@ func TestATenantThatHoldsNoConnectionTakesReturnedOnesHoweverManyItWants(t *test
 
 func TestWhoWaitsForOthersConnectionsToBeMadeLearnsThatTheyFailed(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, 32)
-	one := g.begin(g.a)
-	g.requireNotes(g.a, one, notesOfA)
+	g, one := taken(t)
 	var reads []<-chan error
 	for range 12 {
 		reads = append(reads, g.read(g.b, notesOfB))
@@ -213,25 +191,6 @@ func TestWhoWaitsForOthersConnectionsToBeMadeLearnsThatTheyFailed(t *testing.T) 
 	require.NoError(t, one.Rollback())
 	require.Equal(t, 1, g.backends("s1").Open)
 	g.requireOwnRows()
-}
-
-func TestAConnectionThatIsReturnedWhenTheNewOneIsReadyIsKept(t *testing.T) {
-	t.Parallel()
-	g := newGate(t, 4)
-	for range 300 {
-		tx := g.begin(g.b)
-		g.requireNotes(g.b, tx, notesOfB)
-		read := g.read(g.a, notesOfA)
-		<-g.begun
-		returned := make(chan error)
-		go func() { returned <- tx.Rollback() }()
-		g.open <- nil
-		require.NoError(t, <-read)
-		require.NoError(t, <-returned)
-		require.Eventually(t, func() bool { s := g.backends("s1"); return s.Open == 2 && s.Idle == 2 }, 10*time.Second, 50*time.Microsecond)
-		_, _ = g.db.ExecContext(g.a, "discard all") // closes its connection, so that another one is wanted
-		require.Eventually(t, func() bool { s := g.backends("s1"); return s.Open == 1 && s.Idle == 1 }, 10*time.Second, 50*time.Microsecond)
-	}
 }
 
 func TestWhoeverWaitsForAConnectionBeingMadeForAnotherMayLeave(t *testing.T) {

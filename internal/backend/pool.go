@@ -1,8 +1,8 @@
 // Package backend owns the physical connections: one [Pool] per shard, the flight that carries reset, BEGIN and prologue
 // in front of the caller's statement, and the rules that decide whether a connection may serve another tenant.
 //
-// The pool never queues. Waiting is the business of package limits: whoever holds a slot finds an idle connection here or
-// may open one, because idle and used connections together never exceed the slots. See want for the exception.
+// Whose turn it is decides package limits: whoever holds a slot finds an idle connection here or may open one, because idle and used
+// connections together never exceed the slots. A few are opened at a time, in the order in which they were asked for: see want.
 package backend
 
 import (

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sharded-pg/sharded-pg/internal/backend"
@@ -139,20 +140,45 @@ func TestNobodyWaitsForWhatIsThere(t *testing.T) {
 	}
 }
 
+func TestConnectionsAreMadeInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, get := slow(t)
+		served := make(chan int, 12)
+		for n := range 12 { // four are made at once, for each another tenant
+			go func() {
+				get(fmt.Sprint(n))
+				served <- n
+			}()
+			<-time.After(time.Millisecond)
+		}
+		for n := range 12 {
+			require.Equal(t, n, <-served)
+		}
+		require.Empty(t, p.Neglected())
+	})
+}
+
+// slow is a pool of 32 connections that each take a second to make, and a way to get them.
+func slow(t *testing.T) (backend.TestPool, func(tenant string) (*backend.Backend, limits.Slot)) {
+	const conns = 32
+	conn, err := pgx.ParseConfig("postgres://app@127.0.0.1:1/app")
+	require.NoError(t, err)
+	p := backend.NewTestPool(conn, conns, func(context.Context) error { <-time.After(time.Second); return nil }, func() {})
+	slots := limits.NewSlots(limits.Config{Size: conns, Share: 1, Wait: time.Hour, TenantQueue: 9, ShardQueue: 9})
+	return p, func(tenant string) (*backend.Backend, limits.Slot) {
+		slot, err := slots.Acquire(t.Context(), limits.Request{Tenant: tenant, Plan: "p", Conns: conns, Weight: 1})
+		assert.NoError(t, err)
+		b, err := p.Checkout(t.Context(), backend.Key{}, &rls.Settings{Tenant: tenant}, slot)
+		assert.NoError(t, err)
+		return b, slot
+	}
+}
+
 func TestConnectionsOfBeforeADemotionAreNotHandedOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		conn, err := pgx.ParseConfig("postgres://app@127.0.0.1:1/app")
-		require.NoError(t, err)
-		p := backend.NewTestPool(conn, 8, func(context.Context) error { <-time.After(time.Second); return nil }, func() {})
-		slots := limits.NewSlots(limits.Config{Size: 8, Share: 1, Wait: time.Hour, TenantQueue: 9, ShardQueue: 9})
-		get := func(tenant string) (*backend.Backend, limits.Slot) {
-			slot, err := slots.Acquire(t.Context(), limits.Request{Tenant: tenant, Plan: "p", Conns: 8, Weight: 1})
-			require.NoError(t, err)
-			b, err := p.Checkout(t.Context(), backend.Key{}, &rls.Settings{Tenant: tenant}, slot)
-			require.NoError(t, err)
-			return b, slot
-		}
+		p, get := slow(t)
 		used, slot := get("acme")
 		begun := make(chan *backend.Backend)
 		go func() {
