@@ -111,10 +111,12 @@ func (c *Conn) verdict(ctx context.Context, err error, try int) error {
 		return c.broken(ctx, err, try)
 	}
 	code := b.PrologueFailure()
-	if backend.PoolFull(server) { // not again: each try would wait as long
-		return backendError(server, l.tenant, l.shard.name)
-	}
-	if code != "" {
+	switch {
+	case backend.PoolFull(server): // not again: each try would wait as long
+		return l.backendError(server)
+	case b.Cut(server):
+		return c.cut(server, try)
+	case code != "":
 		return c.prologueFailed(ctx, server, code, try)
 	}
 	switch server.Code {
@@ -247,6 +249,19 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	}
 	return &Error{Stage: StagePrologue, Tenant: l.tenant, Shard: l.shard.name, Err: fmt.Errorf(
 		"%w: %s (SQLSTATE %s); %s", ErrPrologue, server.Message, code, advice)}
+}
+
+// cut handles the end of a connection that a pooler tells of. It has sent the flight on, unless it says that it could not.
+func (c *Conn) cut(server *pgconn.PgError, try int) error {
+	l := &c.lease
+	if !backend.PoolDown(server) || l.backend.SentInBlock() {
+		return l.lost(c.lostWhat(), server)
+	}
+	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.Used() {
+		c.drop()
+		return nil
+	}
+	return l.backendError(server)
 }
 
 // maxReplans bounds how often a statement is prepared again because tables changed: under a migration of several steps the

@@ -70,7 +70,7 @@ func (t *tx) Commit() error {
 		switch {
 		case b.Unanswered() && pgconn.SafeToRetry(err): // pgx says of a closed connection what is not so
 			err = c.lease.lost(what, nil)
-		case b.Dead() && ctx.Err() == nil && !errors.As(err, &server):
+		case b.Dead() && ctx.Err() == nil && (!errors.As(err, &server) || b.Cut(server)):
 			err = c.lease.lost(what, err)
 		}
 		if b.Dead() && ctx.Err() == nil {

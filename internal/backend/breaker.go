@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -196,12 +195,3 @@ func foreign(err error) bool {
 	var server *pgconn.PgError
 	return errors.As(err, &hook) || errors.As(err, &server) && pooler(server)
 }
-
-// PoolFull reports whether PgBouncer has let a statement wait for a server connection for as long as it may, and sent nothing on.
-func PoolFull(err error) bool {
-	var server *pgconn.PgError
-	// No SQL raises a FATAL error, so this one is no tenant's.
-	return errors.As(err, &server) && pooler(server) && server.Severity == "FATAL" && server.Message == "query_wait_timeout"
-}
-
-func pooler(server *pgconn.PgError) bool { return strings.HasPrefix(server.Code, "08") }

@@ -125,6 +125,9 @@ func (w *worker) heed(err error) {
 
 // judge makes a finding of an error that nothing explains.
 func (w *worker) judge(what string, err error) {
+	if errors.Is(err, shardedpg.ErrShardUnavailable) && w.faults.Load() {
+		return
+	}
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
 		switch server.Code {
@@ -157,7 +160,7 @@ func (w *worker) judge(what string, err error) {
 		return
 	case w.cancelled.Load() && (errors.Is(err, sql.ErrTxDone) || pgconn.Timeout(err) || isNetwork(err)):
 		return
-	case w.faults.Load() && (errors.Is(err, shardedpg.ErrShardUnavailable) || isNetwork(err)):
+	case w.faults.Load() && isNetwork(err):
 		return
 	}
 	w.finding("ERROR", "%s of %s: %v (%T)", what, w.tn.id, err, err)

@@ -33,10 +33,10 @@ type Bouncer struct {
 	stop    sync.Once
 }
 
-// StartBouncer starts a PgBouncer in front of the server and returns when it accepts connections. When the program is
+// StartBouncer starts a PgBouncer in front of the server, or of a proxy before it, and returns when it accepts connections. When the program is
 // not on this machine the error matches ErrNotInstalled and says what to install; another error ends with the last lines
 // of its log.
-func StartBouncer(ctx context.Context, s *Server, o BouncerOptions) (*Bouncer, error) {
+func StartBouncer(ctx context.Context, s Upstream, o BouncerOptions) (*Bouncer, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if o.Mode == "" {
@@ -70,7 +70,7 @@ func (b *Bouncer) write(name, text string) error {
 
 // configuration trusts every client, but PgBouncer wants to know each user: those missing in the users file are looked
 // up in the server by the superuser, so that roles created later work, too.
-func (b *Bouncer) configuration(s *Server, o BouncerOptions, prepares bool) string {
+func (b *Bouncer) configuration(s Upstream, o BouncerOptions, prepares bool) string {
 	all := map[string]string{
 		"pool_mode":          o.Mode,
 		"auth_type":          "trust",

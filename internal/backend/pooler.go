@@ -1,0 +1,29 @@
+package backend
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// PoolFull reports whether PgBouncer has let a statement wait for a server connection for as long as it may, and sent nothing on.
+func PoolFull(err error) bool { return poolerSaid(err, "query_wait_timeout") }
+
+// PoolDown reports whether PgBouncer has no server connection, cannot make one, and sent nothing on.
+func PoolDown(err error) bool { return poolerSaid(err, "server login has been failing") }
+
+func poolerSaid(err error, message string) bool {
+	var server *pgconn.PgError
+	// No SQL raises a FATAL error, so this one is no tenant's.
+	return errors.As(err, &server) && pooler(server) && server.Severity == "FATAL" && strings.HasPrefix(server.Message, message)
+}
+
+func pooler(server *pgconn.PgError) bool { return strings.HasPrefix(server.Code, "08") }
+
+// Cut reports whether an error is the last word of a pooler about a connection, and not the server's, whose errors name a place
+// in its source. The server's answers come in order, so an error in front of the caller's part means that this did not run. A
+// pooler's word comes in place of answers: it says nothing of what has run.
+func (b *Backend) Cut(err *pgconn.PgError) bool {
+	return b.wire.pooled && err.Severity == "FATAL" && err.File == ""
+}

@@ -1,0 +1,156 @@
+package shardedpg_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+)
+
+// bounced is a driver behind a PgBouncer whose line to the server can be cut.
+type bounced struct {
+	db     *sql.DB
+	line   *pgtest.Proxy
+	direct *sql.DB // past both
+}
+
+// count is how many rows insert has made.
+func (b bounced) count(t *testing.T) int {
+	t.Helper()
+	return value[int](t, t.Context(), b.direct, "select count(*) from notes where note = 'once'")
+}
+
+const insert = "insert into notes select 'b', max(id) + 1, 'once' from notes"
+
+func newBounced(t *testing.T, execMode string) bounced {
+	t.Helper()
+	server := pgtest.Shared(t, "wire")
+	database := server.NewDatabase(t, wireTables)
+	line, err := pgtest.StartProxy(t.Context(), server)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, line.Stop()) })
+	bouncer, err := pgtest.StartBouncer(t.Context(), line, pgtest.BouncerOptions{
+		Settings: map[string]string{"server_login_retry": "1", "query_wait_timeout": "60"},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, bouncer.Stop()) })
+	direct, err := sql.Open("pgx", server.DSN("postgres", database))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, direct.Close()) })
+	return bounced{pooled(t, bouncer, database, execMode, 4), line, direct}
+}
+
+// cutBehind cuts the line when what do has sent has taken effect, and before the answer to that has arrived.
+func (b bounced) cutBehind(t *testing.T, do func() error) error {
+	t.Helper()
+	b.line.SetDelay(2 * time.Second)
+	failed := make(chan error)
+	go func() { failed <- do() }()
+	require.Eventually(t, func() bool { return b.count(t) == 1 }, 20*time.Second, time.Millisecond)
+	b.line.Cut()
+	b.line.SetDelay(0)
+	return <-failed
+}
+
+func TestAStatementWhoseAnswerIsLostBehindAPoolerIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	ctx := shardedpg.WithTenant(t.Context(), "b")
+	for _, mode := range []string{"exec", "simple_protocol", "cache_describe"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			b := newBounced(t, mode)
+			seen(t, ctx, b.db, "b", 1)
+			err := b.cutBehind(t, func() error { _, err := b.db.ExecContext(ctx, insert); return err })
+			require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+			require.ErrorContains(t, err, "it may have taken effect")
+			require.False(t, pgconn.SafeToRetry(err))
+			require.NoError(t, b.db.PingContext(ctx))
+			require.Equal(t, 1, b.count(t))
+		})
+	}
+}
+
+func TestACommitWhoseAnswerIsLostBehindAPoolerMayHaveTakenEffect(t *testing.T) {
+	t.Parallel()
+	ctx := shardedpg.WithTenant(t.Context(), "b")
+	b := newBounced(t, "exec")
+	tx, err := b.db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(ctx, insert)
+	require.NoError(t, err)
+	err = b.cutBehind(t, tx.Commit)
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	require.ErrorContains(t, err, "may have been committed")
+	require.False(t, pgconn.SafeToRetry(err))
+}
+
+func TestATransactionWhoseServerIsLostBehindAPoolerIsOver(t *testing.T) {
+	t.Parallel()
+	ctx := shardedpg.WithTenant(t.Context(), "b")
+	b := newBounced(t, "exec")
+	tx, err := b.db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(ctx, insert)
+	require.NoError(t, err)
+	failed := make(chan error)
+	go func() { _, err := tx.ExecContext(ctx, "select pg_sleep(60)"); failed <- err }()
+	require.Eventually(t, func() bool {
+		return value[bool](t, t.Context(), b.direct, "select exists (select from pg_stat_activity "+
+			"where datname = current_database() and wait_event = 'PgSleep')")
+	}, 20*time.Second, time.Millisecond)
+	b.line.Cut()
+	err = <-failed
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	require.ErrorContains(t, err, "start it again")
+	_ = tx.Rollback() // has nothing left to do
+	require.NoError(t, b.db.PingContext(ctx))
+	require.Zero(t, b.count(t))
+}
+
+// PgBouncer takes statements for a server that is gone, and ends the connection of each when it has found that out.
+func TestAPoolerThatCannotLogInIsAShardUnavailable(t *testing.T) {
+	t.Parallel()
+	ctx := shardedpg.WithTenant(t.Context(), "b")
+	for _, mode := range []string{"exec", "simple_protocol", "cache_describe"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			b := newBounced(t, mode)
+			try := func() error {
+				ctx, cancel := context.WithTimeout(ctx, time.Second)
+				defer cancel()
+				_, err := b.db.ExecContext(ctx, insert)
+				return err
+			}
+			var conns []*sql.Conn
+			for range 4 {
+				conn, err := b.db.Conn(ctx)
+				require.NoError(t, err)
+				seen(t, ctx, conn, "b", 1)
+				conns = append(conns, conn)
+			}
+			for _, conn := range conns { // connections to PgBouncer that are idle
+				require.NoError(t, conn.Close())
+			}
+			b.line.Refuse(true)
+			b.line.Cut()
+			var err error
+			require.Eventually(t, func() bool {
+				err = try()
+				return err != nil && !errors.Is(err, context.DeadlineExceeded)
+			}, 20*time.Second, time.Millisecond)
+			require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+			require.ErrorContains(t, err, "check that the server is up")
+			require.True(t, pgconn.SafeToRetry(err))
+			b.line.Refuse(false)
+			require.Eventually(t, func() bool { return try() == nil }, 20*time.Second, time.Millisecond)
+			require.Equal(t, 1, b.count(t))
+		})
+	}
+}
