@@ -214,6 +214,28 @@ func TestAPauseDoesNotWipeOutADebt(t *testing.T) {
 	})
 }
 
+func TestTurnsThatNobodyWaitedForAreNoDebt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, slots(1))
+		held := acquire(t, d.s, request("other", 1, 1))
+		d.queue(t.Context(), request("third", 1, 1), 0)
+		held.Release()
+		d.one().slot.Release()
+		for range 50 { // in the second in which old debts count
+			acquire(t, d.s, request("busy", 1, 1)).Release()
+		}
+		held = acquire(t, d.s, request("other", 1, 1))
+		d.queue(t.Context(), request("busy", 1, 1), 0)
+		d.queue(t.Context(), request("third", 1, 1), 0)
+		held.Release()
+		first := d.one()
+		require.Equal(t, "busy", first.tenant)
+		first.slot.Release()
+		d.one().slot.Release()
+	})
+}
+
 func TestADebtBeyondTheHorizonIsForgiven(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -300,7 +322,7 @@ func TestReleasingTwiceIsABugThatShows(t *testing.T) {
 
 // Not parallel: it looks at the heap of the whole program.
 func TestTenantsThatHoldNothingTakeNoMemory(t *testing.T) {
-	s := slots(4)
+	s := slots(2000)
 	heap := func() int64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -309,8 +331,24 @@ func TestTenantsThatHoldNothingTakeNoMemory(t *testing.T) {
 	}
 	before := heap()
 	for i := range 100000 {
-		acquire(t, s, request(fmt.Sprint("tenant ", i), 1, 1)).Release()
+		r := request(fmt.Sprint("tenant ", i), 1, 1)
+		acquire(t, s, r).Release()
+		s.Update(r)
+		if i%3 == 0 {
+			acquire(t, s, r).Release()
+		}
 	}
 	require.Less(t, heap()-before, int64(64<<10))
 	require.Empty(t, s.Busiest(10))
+	var held []limits.Slot
+	for i := range 2000 {
+		held = append(held, acquire(t, s, request(fmt.Sprint("tenant ", i), 1, 1)))
+	}
+	with := heap()
+	for _, slot := range held {
+		slot.Release()
+	}
+	clear(held)
+	require.Less(t, heap()-before, (with-before)/2)
+	require.Zero(t, s.Stats().Used)
 }
