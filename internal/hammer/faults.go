@@ -20,16 +20,17 @@ func (r *run) breakThings(seed uint64) {
 		}
 		r.faults.Store(true)
 		var err error
+		line := r.fleet.lines[rnd.IntN(len(r.fleet.lines))]
 		switch what := rnd.IntN(4); {
 		case restart && n >= 3:
 			restart = false
 			err = r.restart(rnd.IntN(2) == 0)
 		case what == 0:
-			r.fleet.proxy.Cut()
+			line.Cut()
 		case what == 1:
-			r.fleet.proxy.Stall(true)
+			line.Stall(true)
 			pause(r.ctx, time.Duration(rnd.IntN(150))*time.Millisecond)
-			r.fleet.proxy.Stall(false)
+			line.Stall(false)
 		default:
 			err = r.fleet.server.Exec(context.Background(), "postgres", fmt.Sprintf("select pg_terminate_backend(pid) from "+
 				"(select pid from pg_stat_activity where datname = '%s' and usename = 'app' order by random() limit %d) x",

@@ -16,7 +16,9 @@ const settleTime = 10 * time.Second
 // finish looks at what is left when all workers are done.
 func (r *run) finish(before []goleak.Option) {
 	r.t.Helper()
-	r.fleet.proxy.Stall(false)
+	for _, line := range r.fleet.lines {
+		line.Stall(false)
+	}
 	for _, s := range r.shared {
 		_ = s.Close()
 	}
@@ -59,8 +61,10 @@ func (r *run) finish(before []goleak.Option) {
 		r.finding("LEAK", "server connections outlive the driver")
 	}
 	r.settleLedger(ctx, admin)
-	if err := r.fleet.proxy.Stop(); err != nil {
-		r.finding("SETUP", "%v", err)
+	for _, line := range r.fleet.lines {
+		if err := line.Stop(); err != nil {
+			r.finding("SETUP", "%v", err)
+		}
 	}
 	admin.Close(ctx)
 	if err := goleak.Find(before...); err != nil {
@@ -110,7 +114,7 @@ func (r *run) settleLedger(ctx context.Context, admin *pgconn.PgConn) {
 		case past && f.owner == writer.id:
 			r.finding("ISOLATION", "write %s past a COMMIT ran as a tenant", token)
 		case denied:
-			r.finding("LEDGER", "write %s was rolled back and is there", token)
+			r.finding("LEDGER", "write %s was rolled back, or never sent, and is there; its %s", token, writer.how)
 		case f.times != "1":
 			r.finding("LEDGER", "write %s is there %s times; its %s", token, f.times, writer.how)
 		}

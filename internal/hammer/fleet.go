@@ -25,13 +25,13 @@ type tenant struct {
 
 type fleet struct {
 	server   *pgtest.Server
-	proxy    *pgtest.Proxy
+	lines    []*pgtest.Proxy // that can break: to the server, or to a pooler and from there to the server
 	database string
 	store    *registry.Static
 	tenants  []tenant
 }
 
-// newFleet makes the database of a phase, with a proxy in front that can break connections.
+// newFleet makes the database of a phase.
 func newFleet(t *testing.T, p phase, server *pgtest.Server) *fleet {
 	t.Helper()
 	f := &fleet{server: server}
@@ -58,25 +58,23 @@ func newFleet(t *testing.T, p phase, server *pgtest.Server) *fleet {
 	}
 	f.database = server.NewDatabase(t, append(texts, leavings)...)
 
-	var upstream pgtest.Upstream = server
+	end := f.line(t, server)
 	options := ""
 	if p.pooler {
-		bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{PoolSize: 2})
+		bouncer, err := pgtest.StartBouncer(t.Context(), end, pgtest.BouncerOptions{
+			PoolSize: 2, Settings: map[string]string{"server_login_retry": "1"},
+		})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = bouncer.Stop() })
-		upstream = bouncer
+		end = f.line(t, bouncer)
 		options = " default_query_exec_mode=exec" // what PgBouncer without prepared statements asks of pgx
 	}
-	proxy, err := pgtest.StartProxy(t.Context(), upstream)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = proxy.Stop() })
-	f.proxy = proxy
 
 	plan := registry.Plan{Name: "hammer", StatementTimeout: resolver.Unlimited, WorkMemKB: 4096, MaxConns: 100, Weight: 1}
 	other := plan
 	other.Name, other.WorkMemKB = "other", 8192
 	listed := registry.Fleet{
-		Shards: []registry.Shard{{Name: "s1", DSN: proxy.DSN("app", f.database) + options}},
+		Shards: []registry.Shard{{Name: "s1", DSN: end.DSN("app", f.database) + options}},
 		Plans:  []registry.Plan{plan, other},
 	}
 	for i, tn := range f.tenants {
@@ -86,9 +84,20 @@ func newFleet(t *testing.T, p phase, server *pgtest.Server) *fleet {
 		}
 		listed.Tenants = append(listed.Tenants, entry)
 	}
+	var err error
 	f.store, err = registry.NewStatic(listed)
 	require.NoError(t, err)
 	return f
+}
+
+// line adds a line to upstream.
+func (f *fleet) line(t *testing.T, upstream pgtest.Upstream) *pgtest.Proxy {
+	t.Helper()
+	proxy, err := pgtest.StartProxy(t.Context(), upstream)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = proxy.Stop() })
+	f.lines = append(f.lines, proxy)
+	return proxy
 }
 
 // common is what every phase has. Nobody may read past; what it holds was seen where no tenant was in force.

@@ -3,6 +3,8 @@ package hammer
 import (
 	"fmt"
 	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // entry is a write: whose, and how it went.
@@ -17,7 +19,7 @@ type ledger struct {
 	next   int
 	acked  map[string]entry // the driver said that it was committed
 	unsure map[string]entry // an error came back; it may have been committed
-	denied map[string]entry // rolled back, or never run: must not be there
+	denied map[string]entry // rolled back, or never sent: must not be there
 	past   map[string]entry // written past a COMMIT, where no tenant is in force: may be its writer's ghost's
 }
 
@@ -52,5 +54,9 @@ func (l *ledger) written(tn tenant, what string, err error, tokens ...string) {
 		l.record(l.acked, entry{tn, what + " reported success"}, tokens)
 		return
 	}
-	l.record(l.unsure, entry{tn, fmt.Sprintf("%s reported %v", what, err)}, tokens)
+	in := l.unsure
+	if pgconn.SafeToRetry(err) { // who believes that and tries again writes twice, if it is not so
+		in = l.denied
+	}
+	l.record(in, entry{tn, fmt.Sprintf("%s reported %v", what, err)}, tokens)
 }
