@@ -55,6 +55,9 @@ func (t *TestWire) State() (owner string, clean, armed bool, status byte) {
 // Used is what Backend.Used says.
 func (t *TestWire) Used() bool { return (&Backend{wire: t.w}).Used() }
 
+// Failure is what Backend.PrologueFailure says.
+func (t *TestWire) Failure() string { return (&Backend{wire: t.w}).PrologueFailure() }
+
 // TestPool is a pool of connections that lead nowhere.
 type TestPool struct{ *Pool }
 

@@ -244,8 +244,9 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	case "57P01", "57P02", "57P03":
 		w.used.discard = w.used.discard || !ours || !w.alone // else nothing stands in the way of another backend
 	}
+	first := !seg.failed // a pooler has the last word about a connection that the server has ended
 	seg.failed = true
-	if ours || seg.whole {
+	if first && (ours || seg.whole) {
 		w.ours, w.spoiled = code, seg.reset > 0
 		if code == undefinedStatement { // nobody could read that it was taken away
 			w.dropped = true

@@ -99,6 +99,19 @@ func TestANotificationBehindAFailedResetIsNobodys(t *testing.T) {
 	require.False(t, w.Used())
 }
 
+// PgBouncer hands on that the server has ended the session, and then says that the connection crashed.
+func TestTheServersWordCountsAndNotThePoolersAfterIt(t *testing.T) {
+	t.Parallel()
+	w := backend.NewTestWire(bytes.NewReader(bytesOf(t,
+		&pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P01", Message: "terminating connection due to administrator command"},
+		&pgproto3.ErrorResponse{Severity: "FATAL", Code: "08P01", Message: "server conn crashed?"})), io.Discard, "acme")
+	w.BehindPooler()
+	send(t, w)
+	_, err := io.ReadAll(w)
+	require.NoError(t, err)
+	require.Equal(t, "57P01", w.Failure())
+}
+
 // FuzzReply feeds what no server should say, cut anywhere: no panic, and cuts make no difference.
 func FuzzReply(f *testing.F) {
 	all, _ := answers(f)

@@ -135,6 +135,10 @@ func (w *worker) judge(what string, err error) {
 			if w.faults.Load() {
 				return
 			}
+		case "08P01": // a pooler's, in the middle of rows, from pgx itself or instead of a ROLLBACK
+			if w.faults.Load() && w.phase.pooler {
+				return
+			}
 		case "57014":
 			if w.cancelled.Load() || w.faults.Load() {
 				return
