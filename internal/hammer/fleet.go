@@ -62,7 +62,7 @@ func newFleet(t *testing.T, p phase, server *pgtest.Server) *fleet {
 	options := ""
 	if p.pooler {
 		bouncer, err := pgtest.StartBouncer(t.Context(), end, pgtest.BouncerOptions{
-			PoolSize: 2, Settings: map[string]string{"server_login_retry": "1"},
+			PoolSize: 2, Settings: map[string]string{"server_login_retry": "0.1"},
 		})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = bouncer.Stop() })

@@ -115,7 +115,7 @@ func (w *worker) step(s *step) {
 // heed comes back to a dead shard when that is tried again: refusals in a loop would be all that is counted.
 func (w *worker) heed(err error) {
 	var own *shardedpg.Error
-	if errors.As(err, &own) && errors.Is(err, shardedpg.ErrShardUnavailable) {
+	if errors.As(err, &own) && own.SafeToRetry() && errors.Is(err, shardedpg.ErrShardUnavailable) {
 		select {
 		case <-time.After(own.RetryAfter):
 		case <-w.run.ctx.Done():
