@@ -3,6 +3,7 @@ package limits_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strconv"
 	"testing"
@@ -31,23 +32,30 @@ func TestAcquireWithoutWaitingDoesNotAllocate(t *testing.T) {
 	}))
 }
 
+// BenchmarkNothingWaits is a slot taken and given back, by one tenant or by many in random order.
 func BenchmarkNothingWaits(b *testing.B) {
 	for _, rate := range []float64{0, 1e9} {
-		b.Run(fmt.Sprintf("rate=%v", rate > 0), func(b *testing.B) {
-			b.ReportAllocs()
-			cfg := config(32)
-			cfg.Rates = limits.NewLocalRates(1000)
-			s := limits.NewSlots(cfg)
-			r := request("acme", 2, 1)
-			r.Rate = rate
-			for b.Loop() {
-				slot, err := s.Acquire(b.Context(), r)
-				if err != nil {
-					b.Fatal(err)
+		for _, tenants := range []int{1, 10_000} {
+			b.Run(fmt.Sprintf("rate=%v/tenants=%d", rate > 0, tenants), func(b *testing.B) {
+				b.ReportAllocs()
+				cfg := config(32)
+				cfg.Rates = limits.NewLocalRates(tenants)
+				s := limits.NewSlots(cfg)
+				requests := make([]limits.Request, tenants)
+				for i := range requests {
+					requests[i] = request("tenant "+strconv.Itoa(i), 2, 1)
+					requests[i].Rate = rate
 				}
-				slot.Release()
-			}
-		})
+				rnd := rand.New(rand.NewPCG(1, 1))
+				for b.Loop() {
+					slot, err := s.Acquire(b.Context(), requests[rnd.IntN(tenants)])
+					if err != nil {
+						b.Fatal(err)
+					}
+					slot.Release()
+				}
+			})
+		}
 	}
 }
 

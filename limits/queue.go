@@ -16,6 +16,7 @@ const (
 // waiter is an Acquire that waits.
 type waiter struct {
 	t          *tenant
+	plan       *counts // when it came: the tenant's may be another one when it goes
 	prev, next *waiter
 	from       time.Time
 	granted    chan struct{} // closed with a slot handed over
@@ -23,7 +24,7 @@ type waiter struct {
 
 // join puts a waiter at the end of its tenant's queue.
 func (s *Slots) join(t *tenant) *waiter {
-	w := &waiter{t: t, prev: t.last, from: time.Now(), granted: make(chan struct{})}
+	w := &waiter{t: t, plan: t.plan, prev: t.last, from: time.Now(), granted: make(chan struct{})}
 	if t.last == nil {
 		t.first = w
 		t.pace.start(w.from)
@@ -37,6 +38,9 @@ func (s *Slots) join(t *tenant) *waiter {
 		s.pace.start(w.from)
 		if w.from.Sub(s.calm) > calmAfter {
 			s.rounds.now += horizon
+			if t.place != 0 { // with a debt of before
+				s.rounds.remove(t)
+			}
 		}
 	}
 	s.waiting++
@@ -70,8 +74,8 @@ func (s *Slots) unlink(w *waiter, now time.Time) {
 	}
 	w.prev, w.next = nil, nil
 	t.queued--
-	t.plan.waiting--
-	t.plan.waitedFor(now.Sub(w.from))
+	w.plan.waiting--
+	w.plan.waitedFor(now.Sub(w.from))
 	if s.waiting--; s.waiting == 0 {
 		s.calm = now
 	}

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"sync/atomic"
+	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 )
 
@@ -44,13 +44,15 @@ type RateLimiter interface {
 
 // LocalRates limits the rates of one process: a token bucket for each tenant.
 type LocalRates struct {
-	buckets *lru.Cache[string, *bucket]
+	mu      sync.Mutex
+	buckets *simplelru.LRU[string, *bucket]
+	begun   time.Time
 }
 
 // bucket is a tenant's, with the plan that it has been made for, or changed to, last: asking the limiter would take its lock twice.
 type bucket struct {
 	*rate.Limiter
-	plan atomic.Pointer[limit]
+	plan limit // guarded by the mutex of LocalRates
 }
 
 type limit struct {
@@ -63,17 +65,17 @@ var _ RateLimiter = (*LocalRates)(nil)
 // NewLocalRates returns a limiter with the buckets of the tenants seen last. A tenant that is crowded out begins again with
 // a full bucket, which a quiet time would have given it as well.
 func NewLocalRates(tenants int) *LocalRates {
-	buckets, err := lru.New[string, *bucket](tenants)
+	buckets, err := simplelru.NewLRU[string, *bucket](tenants, nil)
 	if err != nil {
 		panic(fmt.Sprintf("limits: rates of %d tenants", tenants))
 	}
-	return &LocalRates{buckets}
+	return &LocalRates{buckets: buckets, begun: time.Now()}
 }
 
 // Take counts a statement.
 func (l *LocalRates) Take(_ context.Context, s Statement) time.Duration {
 	b := l.bucket(s)
-	now := time.Now()
+	now := l.begun.Add(time.Since(l.begun)) // time.Now asks for the time of day as well
 	if s.Started {
 		if b.TokensAt(now) > -s.mostDebt() {
 			b.ReserveN(now, 1)
@@ -89,20 +91,20 @@ func (l *LocalRates) Take(_ context.Context, s Statement) time.Duration {
 
 // bucket returns the tenant's bucket with the limits in force that the statement brings.
 func (l *LocalRates) bucket(s Statement) *bucket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	b, ok := l.buckets.Get(s.Tenant)
-	if !ok {
+	switch {
+	case !ok:
 		b = newBucket(s)
-		if before, found, _ := l.buckets.PeekOrAdd(s.Tenant, b); found {
-			b = before
-		}
-	}
-	if *b.plan.Load() != (limit{s.Rate, s.Burst}) {
+		l.buckets.Add(s.Tenant, b)
+	case b.plan != (limit{s.Rate, s.Burst}):
 		b = l.change(b, s)
 	}
 	return b
 }
 
-// change puts a bucket on another plan.
+// change puts a bucket on another plan. With the mutex held.
 func (l *LocalRates) change(b *bucket, s Statement) *bucket {
 	b.SetLimit(rate.Limit(s.Rate))
 	if debt := s.mostDebt(); b.TokensAt(time.Now()) < -debt { // made at a higher rate
@@ -111,15 +113,13 @@ func (l *LocalRates) change(b *bucket, s Statement) *bucket {
 		l.buckets.Add(s.Tenant, b)
 	}
 	b.SetBurst(s.Most())
-	b.plan.Store(&limit{s.Rate, s.Burst})
+	b.plan = limit{s.Rate, s.Burst}
 	return b
 }
 
 // newBucket returns a full one.
 func newBucket(s Statement) *bucket {
-	b := &bucket{Limiter: rate.NewLimiter(rate.Limit(s.Rate), s.Most())}
-	b.plan.Store(&limit{s.Rate, s.Burst})
-	return b
+	return &bucket{rate.NewLimiter(rate.Limit(s.Rate), s.Most()), limit{s.Rate, s.Burst}}
 }
 
 // owe takes statements out of a bucket, more than it can hold.

@@ -35,15 +35,17 @@ type tenant struct {
 	queued      int
 	pace        pace
 
-	place      int  // where it stands in the ring, plus one; 0: nowhere
-	idle       bool // holds nothing, waits for nothing and owes nothing
+	place      int // where it stands in the ring, plus one; 0: nowhere
 	prev, next *tenant
 
 	activity atomic.Uint64 // not guarded; see Begin. Never reset: a connection that is given up may still count down
 }
 
-// forget leaves of a tenant what its next request brings again.
-func (t *tenant) forget() { t.due, t.since, t.pace = 0, time.Time{}, pace{} }
+// reset makes a tenant ready to be another one.
+func (t *tenant) reset() {
+	t.name, t.plan, t.rate, t.burst = "", nil, 0, 0
+	t.limit, t.weight, t.due, t.since, t.pace = 0, 0, 0, time.Time{}, pace{}
+}
 
 // due is when a turn comes: a round, and a fraction of one in the lowest bits. Whole numbers, because a third of a round
 // must be three turns also when there have been many rounds.
@@ -55,30 +57,6 @@ func (d due) round() uint64 { return uint64(d / oneRound) }
 
 // list is a list of tenants, linked through themselves.
 type list struct{ first, last *tenant }
-
-func (l *list) add(t *tenant) {
-	t.prev = l.last
-	if l.last == nil {
-		l.first = t
-	} else {
-		l.last.next = t
-	}
-	l.last = t
-}
-
-func (l *list) remove(t *tenant) {
-	if t.prev == nil {
-		l.first = t.next
-	} else {
-		t.prev.next = t.next
-	}
-	if t.next == nil {
-		l.last = t.prev
-	} else {
-		t.next.prev = t.prev
-	}
-	t.prev, t.next = nil, nil
-}
 
 // rounds is a ring of the rounds to come, with the tenants whose turn is due in each.
 type rounds struct {
@@ -103,16 +81,33 @@ func (r *rounds) later(t *tenant, turns float64) due {
 func (r *rounds) put(t *tenant) {
 	t.due = r.near(t.due)
 	i := t.due.round() % horizon
-	t.place = int(i) + 1
-	r.ring[i].add(t)
+	l := &r.ring[i]
+	t.place, t.prev = int(i)+1, l.last
+	if l.last == nil {
+		l.first = t
+	} else {
+		l.last.next = t
+	}
+	l.last = t
 	r.filled |= 1 << i
 }
 
 // remove takes t out of its round.
 func (r *rounds) remove(t *tenant) {
 	i := t.place - 1
-	t.place = 0
-	if r.ring[i].remove(t); r.ring[i].first == nil {
+	l := &r.ring[i]
+	if t.prev == nil {
+		l.first = t.next
+	} else {
+		t.prev.next = t.next
+	}
+	if t.next == nil {
+		l.last = t.prev
+	} else {
+		t.next.prev = t.prev
+	}
+	t.place, t.prev, t.next = 0, nil, nil
+	if l.first == nil {
 		r.filled &^= 1 << i
 	}
 }

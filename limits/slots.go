@@ -42,10 +42,9 @@ type Slots struct {
 	calm      time.Time // since when nobody is
 	pace      pace      // of turns given to those who wait
 	rounds    rounds
-	tenants   map[string]*tenant // those that hold or wait, or owe, and the last that did
+	tenants   map[string]*tenant // those that hold or wait, or owe
 	holders   []*tenant          // those that hold, in no order
-	idle      list               // the others, longest idle first
-	idling    int
+	spare     []*tenant
 	plans     map[string]*counts
 }
 
@@ -103,7 +102,7 @@ func (s *Slots) Acquire(ctx context.Context, r Request) (Slot, error) {
 func (s *Slots) Update(r Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.tenants[r.Tenant]; t != nil && !t.idle {
+	if s.tenants[r.Tenant] != nil {
 		s.tenant(&r)
 	}
 }
@@ -160,17 +159,15 @@ func (l Slot) End() { l.t.activity.Add(oneEvent - 1) }
 // tenant returns the state of a request's tenant with the request's limits in force.
 func (s *Slots) tenant(r *Request) *tenant {
 	t := s.tenants[r.Tenant]
-	switch {
-	case t == nil:
-		if s.idling == maxIdle {
-			t = s.dropIdle()
+	if t == nil {
+		if n := len(s.spare); n > 0 {
+			t = s.spare[n-1]
+			s.spare = s.spare[:n-1]
 		} else {
 			t = &tenant{slots: s}
 		}
 		t.name = r.Tenant
 		s.tenants[r.Tenant] = t
-	case t.idle:
-		s.wake(t)
 	}
 	t.rate, t.burst = r.Rate, r.Burst
 	t.weight, t.limit = max(r.Weight, 1), min(max(r.Conns, 1), s.share)
@@ -224,7 +221,7 @@ func (s *Slots) charge(t *tenant) {
 	t.since = now
 }
 
-// settle puts a tenant where it belongs now: into a round, or among the idle.
+// settle puts a tenant where it belongs now: into a round, or out of the books.
 func (s *Slots) settle(t *tenant) {
 	waits, owes := t.queued > 0, s.waiting > 0 && t.due.round() > s.rounds.now
 	switch {
@@ -237,31 +234,12 @@ func (s *Slots) settle(t *tenant) {
 		s.rounds.remove(t)
 	}
 	if !waits && t.used == 0 {
-		t.forget()
-		if s.idling == maxIdle {
-			s.dropIdle()
+		delete(s.tenants, t.name)
+		t.reset()
+		if len(s.spare) < s.cfg.Size {
+			s.spare = append(s.spare, t)
 		}
-		t.idle = true
-		s.idle.add(t)
-		s.idling++
 	}
-}
-
-// maxIdle is how many idle tenants keep their place in the books: most statements are of tenants that have just had another.
-const maxIdle = 128
-
-func (s *Slots) wake(t *tenant) {
-	t.idle = false
-	s.idle.remove(t)
-	s.idling--
-}
-
-// dropIdle takes the tenant that has been idle for the longest time out of the books, and returns it for another to use.
-func (s *Slots) dropIdle() *tenant {
-	t := s.idle.first
-	s.wake(t)
-	delete(s.tenants, t.name)
-	return t
 }
 
 // dispatch gives free slots to those whose turn it is.
