@@ -23,8 +23,9 @@ type Conn struct {
 	tx     tx
 	hinted string // the tenant of the context that checked the connection out, if database/sql told us
 
-	// abandoned: a panic took the lease away. A transaction that goes on here must not run its rest outside one.
-	abandoned bool
+	// over is why nothing more runs before this checkout or its transaction ends. What goes on in a transaction that was lost must
+	// not run outside one.
+	over error
 }
 
 var (
@@ -62,7 +63,7 @@ func (c *Conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	defer func() {
 		if !done { // a panic in the caller's Valuer: database/sql will keep the connection for ever
 			c.release()
-			c.abandoned = true
+			c.over = errAbandoned
 		}
 	}()
 	for try := 0; ; try++ {
@@ -294,6 +295,10 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	}
 	if c.tx.open && c.tx.statements > 1 || l.backend.Status() != 'I' {
 		c.drop()
+		if !c.tx.open { // it was begun by a statement
+			c.over = l.lost(lostConn, nil)
+			return c.over
+		}
 		return l.lost(lostTx, nil)
 	}
 	if l.backend.Used() {
@@ -314,7 +319,10 @@ func (c *Conn) lostWhat() string {
 	return "the connection was lost while a statement ran; it may have taken effect"
 }
 
-const lostTx = "the connection was lost and the transaction with it; start it again"
+const (
+	lostTx   = "the connection was lost and the transaction with it; start it again"
+	lostConn = "the connection was lost and the transaction with it; close this *sql.Conn, and start it again on another"
+)
 
 // drop closes the lease's backend and keeps the slot for the next one.
 func (c *Conn) drop() {

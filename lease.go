@@ -32,14 +32,14 @@ func (l *lease) held() bool { return l.route != nil }
 // already leased only the tenant and the deadline are looked at.
 func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 	l := &c.lease
+	if c.over != nil {
+		return nil, c.over
+	}
 	if l.held() {
 		if err := l.admit(ctx, c.c.cfg.TenantCase); err != nil {
 			return nil, err
 		}
 		return c.held(ctx)
-	}
-	if c.abandoned {
-		return nil, errAbandoned
 	}
 	tenant, err := c.c.tenant(ctx) // 1
 	if err != nil {
@@ -81,6 +81,9 @@ func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 	b, err := l.shard.pool.Checkout(ctx, key, &l.settings, l.slot)
 	if err != nil {
 		err = l.backendError(err)
+		if c.tx.open {
+			c.over = l.lost(lostTx, nil)
+		}
 		*l = lease{}
 		return nil, err
 	}
@@ -94,12 +97,12 @@ func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {
 // release undoes acquire, in reverse. The pool gives the slot back when the server can no longer be busy for this lease.
 func (c *Conn) release() {
 	l := &c.lease
+	c.over, c.tx = nil, tx{}
 	if !l.held() {
 		return
 	}
 	s, slot, b := l.shard, l.slot, l.backend
 	*l = lease{}
-	c.tx = tx{}
 	if b == nil {
 		s.pool.Release(slot)
 		return
@@ -114,6 +117,7 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 		return c.replace(ctx)
 	}
 	b := l.backend
+	b.ClearFailures()
 	if c.tx.open && b.BrokeTx() {
 		return nil, &Error{Stage: StageStatement, Tenant: l.tenant, Shard: l.shard.name, Err: errBrokenTx, sent: true}
 	}

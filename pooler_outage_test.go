@@ -14,48 +14,28 @@ import (
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 )
 
-// bounced is a driver behind a PgBouncer whose line to the server can be cut.
-type bounced struct {
-	db     *sql.DB
-	line   *pgtest.Proxy
-	direct *sql.DB // past both
-}
-
-// count is how many rows insert has made.
-func (b bounced) count(t *testing.T) int {
+// newBounced is a shard behind a PgBouncer, whose line to the server can be lost.
+func newBounced(t *testing.T, execMode string) lossy {
 	t.Helper()
-	return value[int](t, t.Context(), b.direct, "select count(*) from notes where note = 'once'")
-}
-
-const insert = "insert into notes select 'b', max(id) + 1, 'once' from notes"
-
-func newBounced(t *testing.T, execMode string) bounced {
-	t.Helper()
-	server := pgtest.Shared(t, "wire")
-	database := server.NewDatabase(t, wireTables)
-	line, err := pgtest.StartProxy(t.Context(), server)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, line.Stop()) })
-	bouncer, err := pgtest.StartBouncer(t.Context(), line, pgtest.BouncerOptions{
+	l, database := newLine(t)
+	bouncer, err := pgtest.StartBouncer(t.Context(), l.line, pgtest.BouncerOptions{
 		Settings: map[string]string{"server_login_retry": "1", "query_wait_timeout": "60"},
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, bouncer.Stop()) })
-	direct, err := sql.Open("pgx", server.DSN("postgres", database))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, direct.Close()) })
-	return bounced{pooled(t, bouncer, database, execMode, 4), line, direct}
+	l.db = pooled(t, bouncer, database, execMode, 4)
+	return l
 }
 
 // cutBehind cuts the line when what do has sent has taken effect, and before the answer to that has arrived.
-func (b bounced) cutBehind(t *testing.T, do func() error) error {
+func (l lossy) cutBehind(t *testing.T, do func() error) error {
 	t.Helper()
-	b.line.SetDelay(2 * time.Second)
+	l.line.SetDelay(2 * time.Second)
 	failed := make(chan error)
 	go func() { failed <- do() }()
-	require.Eventually(t, func() bool { return b.count(t) == 1 }, 20*time.Second, time.Millisecond)
-	b.line.Cut()
-	b.line.SetDelay(0)
+	require.Eventually(t, func() bool { return l.count(t) == 1 }, 20*time.Second, time.Millisecond)
+	l.line.Cut()
+	l.line.SetDelay(0)
 	return <-failed
 }
 

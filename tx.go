@@ -55,12 +55,12 @@ func (c *Conn) Begin() (driver.Tx, error) {
 // Commit ends the transaction. pgx.ErrTxCommitRollback says that the server rolled it back, because a statement in it had
 // failed.
 func (t *tx) Commit() error {
-	c, ctx := t.conn, t.ctx
+	c, ctx, ran := t.conn, t.ctx, t.statements > 0
 	b, err := c.end(ctx)
 	if b == nil || err != nil {
-		return err
+		return rollBack(ctx, b, err)
 	}
-	if b.Began() && b.Dead() {
+	if (ran || b.Began()) && b.Dead() {
 		return c.lease.lost(lostTx, nil)
 	}
 	tag, err := b.End(ctx, true)
@@ -86,18 +86,23 @@ func (t *tx) Commit() error {
 
 // Rollback ends the transaction; one that the server has lost already is rolled back.
 func (t *tx) Rollback() error {
-	c := t.conn
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackTimeout)
+	ctx := context.WithoutCancel(t.ctx)
+	b, err := t.conn.end(ctx)
+	return rollBack(ctx, b, err)
+}
+
+// rollBack ends the transaction that b is in, if any, for a reason or because it was asked for. Nobody comes back to one whose
+// COMMIT failed, and on a *sql.Conn the next statements would be in it.
+func rollBack(ctx context.Context, b *backend.Backend, reason error) error {
+	if b == nil {
+		return reason
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
-	b, err := c.end(ctx)
-	if b == nil || err != nil {
-		if b != nil {
-			_, _ = b.End(ctx, false)
-		}
+	if _, err := b.End(ctx, false); reason == nil {
 		return err
 	}
-	_, err = b.End(ctx, false)
-	return err
+	return reason
 }
 
 // end takes the transaction off the connection and says what is left to finish. No backend: it never got that far, or
@@ -108,6 +113,10 @@ func (c *Conn) end(ctx context.Context) (*backend.Backend, error) {
 	statements := c.tx.statements
 	c.tx = tx{}
 	switch {
+	case open && c.over != nil:
+		err := c.over
+		c.over = nil
+		return nil, err
 	case !open || !l.held():
 		return nil, nil
 	case l.backend == nil:

@@ -264,7 +264,7 @@ func (w *wire) parameter(m []byte) {
 	}
 	for i := 0; i+1 < len(w.tracked); i += 2 {
 		if w.tracked[i] == string(name) && w.tracked[i+1] != string(value) {
-			w.used.discard = true
+			w.used.discard, w.misread = true, true
 		}
 	}
 }

@@ -57,6 +57,7 @@ type wire struct {
 	dropped bool   // the driver's prepared statements are gone
 	anew    bool   // they may be, unseen until it is too late, so each is prepared again where it is used
 	multi   bool   // the text sent last held several statements
+	misread bool   // it may have done so unseen: how literals end has been changed
 	used    usage  // what this lease has done to the backend
 	before  usage  // the same without the request under way
 	was     byte   // the status in which it was sent
@@ -374,7 +375,7 @@ func (w *wire) own() *protocol {
 
 // note records what a statement that is about to be sent may leave behind.
 func (w *wire) note(flags sqllex.Flags) {
-	w.multi = flags&sqllex.Multi != 0
+	w.multi = flags&sqllex.Multi != 0 || w.misread
 	if flags&(sqllex.Plain|sqllex.Empty) == 0 {
 		w.used.notPlain = true
 		w.dirty = true

@@ -1,0 +1,207 @@
+package shardedpg_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/registry"
+)
+
+// lossy is a driver on a shard whose line can be lost, and what the server has, past that line.
+type lossy struct {
+	db     *sql.DB
+	line   *pgtest.Proxy
+	direct *sql.DB
+}
+
+const insert = "insert into notes select 'b', max(id) + 1, 'once' from notes"
+
+// count is how many rows insert has made.
+func (l lossy) count(t *testing.T) int {
+	t.Helper()
+	return value[int](t, t.Context(), l.direct, "select count(*) from notes where note = 'once'")
+}
+
+// asleep waits until a statement sleeps.
+func (l lossy) asleep(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return value[bool](t, t.Context(), l.direct, "select exists (select from pg_stat_activity "+
+			"where datname = current_database() and wait_event = 'PgSleep')")
+	}, 20*time.Second, time.Millisecond)
+}
+
+// newLine is a database and a line to its server, and no driver yet.
+func newLine(t *testing.T) (l lossy, database string) {
+	t.Helper()
+	server := pgtest.Shared(t, "wire")
+	database = server.NewDatabase(t, wireTables)
+	line, err := pgtest.StartProxy(t.Context(), server)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, line.Stop()) })
+	direct, err := sql.Open("pgx", server.DSN("postgres", database))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, direct.Close()) })
+	return lossy{line: line, direct: direct}, database
+}
+
+func newLossy(t *testing.T) (l lossy, b context.Context) {
+	t.Helper()
+	l, database := newLine(t)
+	store, err := registry.NewStatic(registry.Fleet{
+		Shards:  []registry.Shard{{Name: "s1", DSN: l.line.DSN("wire_app", database)}},
+		Tenants: []registry.Tenant{{ID: "a", Shard: "s1", Plan: "starter"}, {ID: "b", Shard: "s1", Plan: "growth"}},
+	})
+	require.NoError(t, err)
+	connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store, MaxConns: 4, TenantShare: 1})
+	require.NoError(t, err)
+	l.db = sql.OpenDB(connector)
+	t.Cleanup(func() { require.NoError(t, l.db.Close()) })
+	b = shardedpg.WithTenant(t.Context(), "b")
+	require.NoError(t, l.db.PingContext(b))
+	return l, b
+}
+
+func TestATransactionThatGotNoConnectionIsOver(t *testing.T) {
+	t.Parallel()
+	l, ctx := newLossy(t)
+	begin := func() *sql.Tx {
+		tx, err := l.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable})
+		require.NoError(t, err)
+		l.line.Refuse(true)
+		l.line.Cut()
+		_, err = tx.ExecContext(ctx, insert)
+		require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+		require.True(t, pgconn.SafeToRetry(err))
+		l.line.Refuse(false)
+		return tx
+	}
+	tx := begin()
+	for _, tenant := range []string{"b", "a"} { // outside it they would succeed
+		_, err := tx.ExecContext(shardedpg.SwitchTenant(ctx, tenant), insert)
+		require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+		require.ErrorContains(t, err, "start it again")
+	}
+	_ = tx.Rollback() // has nothing left to do
+	require.NoError(t, l.db.PingContext(ctx))
+	require.ErrorIs(t, begin().Commit(), shardedpg.ErrShardUnavailable, "nothing of it was committed")
+	require.Zero(t, l.count(t))
+	_, err := l.db.ExecContext(ctx, insert)
+	require.NoError(t, err, "the connection serves others")
+}
+
+func TestCommitAfterAStatementThatWasLostFails(t *testing.T) {
+	t.Parallel()
+	l, ctx := newLossy(t)
+	tx, err := l.db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	failed := make(chan error)
+	go func() { _, err := tx.ExecContext(ctx, insert+" where pg_sleep(60) is not null"); failed <- err }()
+	l.asleep(t)
+	l.line.Cut()
+	require.ErrorIs(t, <-failed, shardedpg.ErrShardUnavailable)
+	require.ErrorIs(t, tx.Commit(), shardedpg.ErrShardUnavailable)
+}
+
+func TestACommitThatFailsLeavesNoTransactionBehind(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(run func(text string), cancel func()){
+		"broken by the caller":      func(run func(text string), _ func()) { run("select 1"); run("commit and chain") },
+		"whose context has ended":   func(run func(text string), cancel func()) { run("select 1"); cancel() },
+		"in which nothing was done": func(_ func(text string), cancel func()) { cancel() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, ctx := newLossy(t)
+			conn, err := l.db.Conn(ctx)
+			require.NoError(t, err)
+			bounded, cancel := context.WithCancel(ctx)
+			defer cancel()
+			require.NoError(t, conn.Raw(func(dc any) error { // database/sql rolls back by itself, unless its COMMIT has begun
+				c := dc.(*shardedpg.Conn)
+				tx, err := c.BeginTx(bounded, driver.TxOptions{})
+				require.NoError(t, err)
+				spoil(func(text string) {
+					_, err := c.ExecContext(ctx, text, nil)
+					require.NoError(t, err)
+				}, cancel)
+				require.Error(t, tx.Commit())
+				return nil
+			}))
+			_, err = conn.ExecContext(ctx, insert)
+			require.NoError(t, err)
+			require.NoError(t, conn.Close())
+			require.Equal(t, 1, l.count(t), "a statement of its own")
+		})
+	}
+}
+
+func TestWhatFollowsABeginThatWasLostIsRefused(t *testing.T) {
+	t.Parallel()
+	l, ctx := newLossy(t)
+	conn, err := l.db.Conn(ctx)
+	require.NoError(t, err)
+	_, err = conn.ExecContext(ctx, "begin")
+	require.NoError(t, err)
+	l.line.Cut()
+	for _, text := range []string{insert, insert, "rollback", insert} {
+		_, err = conn.ExecContext(ctx, text)
+		require.ErrorIs(t, err, shardedpg.ErrShardUnavailable, text)
+	}
+	require.ErrorContains(t, err, "close this *sql.Conn")
+	require.NoError(t, conn.Close())
+	require.Zero(t, l.count(t))
+	_, err = l.db.ExecContext(ctx, insert)
+	require.NoError(t, err)
+}
+
+func TestAnErrorIsNotThatOfAnEarlierStatement(t *testing.T) {
+	t.Parallel()
+	l, ctx := newLossy(t)
+	conn, err := l.db.Conn(ctx)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.PingContext(ctx))
+	require.NoError(t, conn.Raw(func(dc any) error {
+		_, err := dc.(*shardedpg.Conn).Conn().Exec(ctx, "create role forbidden")
+		require.Error(t, err)
+		return nil
+	}))
+	_, err = conn.ExecContext(ctx, insert+"; commit; select 1/0")
+	var server *pgconn.PgError
+	require.ErrorAs(t, err, &server)
+	require.Equal(t, "22012", server.Code)
+	require.Equal(t, 1, l.count(t))
+}
+
+// With these settings the driver takes several statements for one, of which nothing would have been committed.
+func TestATextThatIsReadOtherwiseIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	const strings, encoding = "set standard_conforming_strings = off", "set client_encoding = sjis"
+	for _, c := range [][3]string{
+		{strings, `select 'a\', '; `, "execute nosuch"},
+		{strings, `select 'a\', '; `, "vacuum notes"},
+		{encoding, "select E'\x81\x5c'; ", "execute nosuch"},
+	} {
+		t.Run(c[0]+", "+c[2], func(t *testing.T) {
+			t.Parallel()
+			l, ctx := newLossy(t)
+			conn, err := l.db.Conn(ctx)
+			require.NoError(t, err)
+			defer conn.Close()
+			_, err = conn.ExecContext(ctx, c[0])
+			require.NoError(t, err)
+			_, err = conn.ExecContext(ctx, c[1]+insert+"; commit; "+c[2]+"; --'")
+			require.Error(t, err)
+			require.Equal(t, 1, l.count(t))
+		})
+	}
+}
