@@ -129,7 +129,7 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 	}
 	l.outside = false
 	if b.NeedsRefresh() {
-		if err := b.Refresh(ctx); err != nil {
+		if err := b.Refresh(ctx); err != nil && !b.Dead() { // a dead one tells by the statement what was lost
 			return nil, l.backendError(err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -161,6 +162,110 @@ func TestWhatFollowsABeginThatWasLostIsRefused(t *testing.T) {
 	require.Zero(t, l.count(t))
 	_, err = l.db.ExecContext(ctx, insert)
 	require.NoError(t, err)
+}
+
+func TestATransactionThatHasEndedLeavesItsConnUsable(t *testing.T) {
+	t.Parallel()
+	hurried := func(l lossy, ctx context.Context, tx *sql.Tx) {
+		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		_, _ = tx.ExecContext(ctx, "select pg_sleep(60)")
+	}
+	cut := func(l lossy, _ context.Context, _ *sql.Tx) { l.line.Cut() }
+	for name, c := range map[string]struct {
+		lose func(l lossy, ctx context.Context, tx *sql.Tx)
+		end  func(tx *sql.Tx) error
+	}{
+		"a deadline and Rollback": {hurried, (*sql.Tx).Rollback}, "a deadline and Commit": {hurried, (*sql.Tx).Commit},
+		"a cut and Rollback": {cut, (*sql.Tx).Rollback}, "a cut and Commit": {cut, (*sql.Tx).Commit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, ctx := newLossy(t)
+			conn, err := l.db.Conn(ctx)
+			require.NoError(t, err)
+			defer conn.Close()
+			tx, err := conn.BeginTx(ctx, nil)
+			require.NoError(t, err)
+			_, err = tx.ExecContext(ctx, insert)
+			require.NoError(t, err)
+			c.lose(l, ctx, tx)
+			_ = c.end(tx)
+			_, err = conn.ExecContext(ctx, insert)
+			require.NoError(t, err)
+			tx, err = conn.BeginTx(ctx, nil)
+			require.NoError(t, err)
+			require.NoError(t, tx.Rollback())
+			require.Equal(t, 1, l.count(t))
+		})
+	}
+}
+
+func TestACommitWhileRowsAreOpenLeavesNoTransactionBehind(t *testing.T) {
+	t.Parallel()
+	l, ctx := newLossy(t)
+	conn, err := l.db.Conn(ctx)
+	require.NoError(t, err)
+	tx, err := conn.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(ctx, insert)
+	require.NoError(t, err)
+	var rows pgx.Rows
+	require.NoError(t, conn.Raw(func(dc any) error {
+		rows, err = dc.(*shardedpg.Conn).Conn().Query(ctx, "select generate_series(1, 100000)")
+		return err
+	}))
+	err = tx.Commit()
+	require.Error(t, err)
+	require.NotErrorIs(t, err, shardedpg.ErrShardUnavailable, "it was not lost")
+	_, err = conn.ExecContext(ctx, insert)
+	require.NoError(t, err)
+	rows.Close()
+	require.NoError(t, conn.Close())
+	require.Equal(t, 1, l.count(t))
+}
+
+func TestASecondTransactionOnAConnIsRefused(t *testing.T) {
+	t.Parallel()
+	l, ctx := newLossy(t)
+	conn, err := l.db.Conn(ctx)
+	require.NoError(t, err)
+	defer conn.Close()
+	tx, err := conn.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	_, err = conn.BeginTx(ctx, nil)
+	require.ErrorContains(t, err, "end it before the next")
+	_, err = tx.ExecContext(ctx, insert)
+	require.NoError(t, err)
+	require.NoError(t, tx.Rollback())
+	require.Zero(t, l.count(t))
+}
+
+func TestALossIsToldAlsoWhereStatementsHaveToBePreparedAgain(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]string{"in a transaction": "begin", "outside": "select 1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, ctx := newLossy(t)
+			conn, err := l.db.Conn(ctx)
+			require.NoError(t, err)
+			defer conn.Close()
+			for _, text := range []string{begin, "deallocate all"} {
+				_, err = conn.ExecContext(ctx, text)
+				require.NoError(t, err)
+			}
+			l.line.Cut()
+			_, err = conn.ExecContext(ctx, insert)
+			require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+			require.False(t, begin == "begin" && pgconn.SafeToRetry(err))
+			_, err = conn.ExecContext(ctx, insert)
+			if begin == "begin" {
+				require.ErrorContains(t, err, "close this *sql.Conn")
+				return
+			}
+			require.NoError(t, err)
+		})
+	}
 }
 
 func TestAnErrorIsNotThatOfAnEarlierStatement(t *testing.T) {

@@ -36,9 +36,9 @@ func (c *Conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if err != nil {
 		return nil, err
 	}
-	if b.Status() != 'I' {
+	if c.tx.open || b.Status() != 'I' {
 		return nil, &Error{Stage: StageStatement, Tenant: c.lease.tenant, Shard: c.lease.shard.name, Err: errors.New(
-			"a BEGIN sent as a statement has a transaction open on this connection; end it before BeginTx")}
+			"BeginTx, or a BEGIN sent as a statement, has a transaction open on this connection; end it before the next")}
 	}
 	if err := b.Begin(opts); err != nil {
 		return nil, err
@@ -61,27 +61,37 @@ func (t *tx) Commit() error {
 		return rollBack(ctx, b, err)
 	}
 	if (ran || b.Began()) && b.Dead() {
-		return c.lease.lost(lostTx, nil)
+		return rollBack(ctx, b, c.lease.lost(lostTx, nil))
 	}
 	tag, err := b.End(ctx, true)
-	if err != nil {
-		var server *pgconn.PgError
-		const what = "the connection was lost during COMMIT; the transaction may have been committed"
-		switch {
-		case b.Unanswered() && pgconn.SafeToRetry(err): // pgx says of a closed connection what is not so
-			err = c.lease.lost(what, nil)
-		case b.Dead() && ctx.Err() == nil && (!errors.As(err, &server) || b.Cut(server)):
-			err = c.lease.lost(what, err)
+	switch {
+	case err != nil && b.Dead():
+		return c.commitLost(ctx, err)
+	case err != nil && b.Status() != 'I': // not sent
+		if rollBack(ctx, b, nil) != nil && !b.Dead() {
+			c.drop()
 		}
-		if b.Dead() && ctx.Err() == nil {
-			c.lease.shard.pool.Flush()
-		}
-		return err
-	}
-	if tag == "ROLLBACK" {
+	case tag == "ROLLBACK":
 		return pgx.ErrTxCommitRollback
 	}
-	return nil
+	return err
+}
+
+// commitLost is the error of a COMMIT that the connection was lost with.
+func (c *Conn) commitLost(ctx context.Context, err error) error {
+	const what = "the connection was lost during COMMIT; the transaction may have been committed"
+	l := &c.lease
+	if ctx.Err() == nil {
+		l.shard.pool.Flush()
+	}
+	var server *pgconn.PgError
+	switch {
+	case l.backend.Unanswered() && pgconn.SafeToRetry(err): // pgx says of a closed connection what is not so
+		return l.lost(what, nil)
+	case ctx.Err() == nil && (!errors.As(err, &server) || l.backend.Cut(server)):
+		return l.lost(what, err)
+	}
+	return err
 }
 
 // Rollback ends the transaction; one that the server has lost already is rolled back.

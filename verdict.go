@@ -174,7 +174,7 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 // cut handles the end of a connection that a pooler tells of. It has sent the flight on, unless it says that it could not.
 func (c *Conn) cut(server *pgconn.PgError, try int) error {
 	l := &c.lease
-	if !backend.PoolDown(server) || l.backend.SentInBlock() {
+	if !backend.Unsent(server) || l.backend.SentInBlock() {
 		return l.lost(c.lostWhat(), server)
 	}
 	if try < maxTries-1 && (!c.tx.open || c.tx.statements <= 1) && !l.backend.Used() {

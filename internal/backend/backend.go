@@ -151,6 +151,11 @@ func beginFor(opts driver.TxOptions) (beginText, error) {
 func (b *Backend) End(ctx context.Context, commit bool) (tag string, err error) {
 	w := b.wire
 	began := w.began || w.status != 'I' // BEGIN alone may have come through
+	defer func() {
+		if b.pg.IsClosed() { // with what it had open
+			w.status = 'I'
+		}
+	}()
 	w.begin, w.began, w.inTx = noBegin, false, false
 	if !began || !commit && b.pg.IsClosed() {
 		return "", nil

@@ -10,8 +10,11 @@ import (
 // PoolFull reports whether PgBouncer has let a statement wait for a server connection for as long as it may, and sent nothing on.
 func PoolFull(err error) bool { return poolerSaid(err, "query_wait_timeout") }
 
-// PoolDown reports whether PgBouncer has no server connection, cannot make one, and sent nothing on.
-func PoolDown(err error) bool { return poolerSaid(err, "server login has been failing") }
+// Unsent reports whether PgBouncer has ended a connection instead of sending the statement on: it has no server connection and cannot
+// make one, or does not understand the client's prepared statements, which comes in front of their being executed.
+func Unsent(err error) bool {
+	return poolerSaid(err, "server login has been failing") || poolerSaid(err, "prepared statement ")
+}
 
 func poolerSaid(err error, message string) bool {
 	var server *pgconn.PgError
