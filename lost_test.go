@@ -31,6 +31,19 @@ func (l lossy) count(t *testing.T) int {
 	return value[int](t, t.Context(), l.direct, "select count(*) from notes where note = 'once'")
 }
 
+// begun is a transaction in which insert has run.
+func begun(t *testing.T, ctx context.Context, on interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+},
+) *sql.Tx {
+	t.Helper()
+	tx, err := on.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(ctx, insert)
+	require.NoError(t, err)
+	return tx
+}
+
 // asleep waits until a statement sleeps.
 func (l lossy) asleep(t *testing.T) {
 	t.Helper()
@@ -185,17 +198,12 @@ func TestATransactionThatHasEndedLeavesItsConnUsable(t *testing.T) {
 			conn, err := l.db.Conn(ctx)
 			require.NoError(t, err)
 			defer conn.Close()
-			tx, err := conn.BeginTx(ctx, nil)
-			require.NoError(t, err)
-			_, err = tx.ExecContext(ctx, insert)
-			require.NoError(t, err)
+			tx := begun(t, ctx, conn)
 			c.lose(l, ctx, tx)
 			_ = c.end(tx)
 			_, err = conn.ExecContext(ctx, insert)
 			require.NoError(t, err)
-			tx, err = conn.BeginTx(ctx, nil)
-			require.NoError(t, err)
-			require.NoError(t, tx.Rollback())
+			require.NoError(t, begun(t, ctx, conn).Rollback())
 			require.Equal(t, 1, l.count(t))
 		})
 	}
@@ -206,10 +214,7 @@ func TestACommitWhileRowsAreOpenLeavesNoTransactionBehind(t *testing.T) {
 	l, ctx := newLossy(t)
 	conn, err := l.db.Conn(ctx)
 	require.NoError(t, err)
-	tx, err := conn.BeginTx(ctx, nil)
-	require.NoError(t, err)
-	_, err = tx.ExecContext(ctx, insert)
-	require.NoError(t, err)
+	tx := begun(t, ctx, conn)
 	var rows pgx.Rows
 	require.NoError(t, conn.Raw(func(dc any) error {
 		rows, err = dc.(*shardedpg.Conn).Conn().Query(ctx, "select generate_series(1, 100000)")

@@ -61,11 +61,8 @@ func TestACommitWhoseAnswerIsLostBehindAPoolerMayHaveTakenEffect(t *testing.T) {
 	t.Parallel()
 	ctx := shardedpg.WithTenant(t.Context(), "b")
 	b := newBounced(t, "exec")
-	tx, err := b.db.BeginTx(ctx, nil)
-	require.NoError(t, err)
-	_, err = tx.ExecContext(ctx, insert)
-	require.NoError(t, err)
-	err = b.cutBehind(t, tx.Commit)
+	tx := begun(t, ctx, b.db)
+	err := b.cutBehind(t, tx.Commit)
 	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
 	require.ErrorContains(t, err, "may have been committed")
 	require.False(t, pgconn.SafeToRetry(err))
@@ -75,18 +72,12 @@ func TestATransactionWhoseServerIsLostBehindAPoolerIsOver(t *testing.T) {
 	t.Parallel()
 	ctx := shardedpg.WithTenant(t.Context(), "b")
 	b := newBounced(t, "exec")
-	tx, err := b.db.BeginTx(ctx, nil)
-	require.NoError(t, err)
-	_, err = tx.ExecContext(ctx, insert)
-	require.NoError(t, err)
+	tx := begun(t, ctx, b.db)
 	failed := make(chan error)
 	go func() { _, err := tx.ExecContext(ctx, "select pg_sleep(60)"); failed <- err }()
-	require.Eventually(t, func() bool {
-		return value[bool](t, t.Context(), b.direct, "select exists (select from pg_stat_activity "+
-			"where datname = current_database() and wait_event = 'PgSleep')")
-	}, 20*time.Second, time.Millisecond)
+	b.asleep(t)
 	b.line.Cut()
-	err = <-failed
+	err := <-failed
 	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
 	require.ErrorContains(t, err, "start it again")
 	_ = tx.Rollback() // has nothing left to do
