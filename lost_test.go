@@ -239,7 +239,7 @@ func TestASecondTransactionOnAConnIsRefused(t *testing.T) {
 	tx, err := conn.BeginTx(ctx, nil)
 	require.NoError(t, err)
 	_, err = conn.BeginTx(ctx, nil)
-	require.ErrorContains(t, err, "end it before the next")
+	require.ErrorContains(t, err, "end it before BeginTx")
 	_, err = tx.ExecContext(ctx, insert)
 	require.NoError(t, err)
 	require.NoError(t, tx.Rollback())

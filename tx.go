@@ -38,7 +38,7 @@ func (c *Conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	}
 	if c.tx.open || b.Status() != 'I' {
 		return nil, &Error{Stage: StageStatement, Tenant: c.lease.tenant, Shard: c.lease.shard.name, Err: errors.New(
-			"BeginTx, or a BEGIN sent as a statement, has a transaction open on this connection; end it before the next")}
+			"an earlier BeginTx, or a BEGIN sent as a statement, has a transaction open on this connection; end it before BeginTx")}
 	}
 	if err := b.Begin(opts); err != nil {
 		return nil, err

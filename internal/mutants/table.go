@@ -66,7 +66,7 @@ func Table() []Mutant {
 		}, "", "poolers"},
 		{"trap 4: owner changed before the reset was acknowledged", "pair", false, []Edit{
 			{flights, "		w.lanes.reset.Add(1)\n", "		w.lanes.reset.Add(1)\n		w.owner, w.clean = w.set.Tenant, false\n"},
-			{flights, "	if ours || seg.whole {\n", "	if seg.whole {\n"},
+			{flights, "	if first && (ours || seg.whole) {\n", "	if first && seg.whole {\n"},
 		}, "", "sessions"},
 		{"trap 5: tables to be found past a COMMIT", "schemas", true, []Edit{
 			{flights, "			cc.RuntimeParams[\"search_path\"] = \"pg_catalog, pg_temp\"\n", ""},
