@@ -44,6 +44,14 @@ func begun(t *testing.T, ctx context.Context, on interface {
 	return tx
 }
 
+func (l lossy) conn(t *testing.T, ctx context.Context) *sql.Conn {
+	t.Helper()
+	conn, err := l.db.Conn(ctx)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
 // asleep waits until a statement sleeps.
 func (l lossy) asleep(t *testing.T) {
 	t.Helper()
@@ -135,8 +143,7 @@ func TestACommitThatFailsLeavesNoTransactionBehind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l, ctx := newLossy(t)
-			conn, err := l.db.Conn(ctx)
-			require.NoError(t, err)
+			conn := l.conn(t, ctx)
 			bounded, cancel := context.WithCancel(ctx)
 			defer cancel()
 			require.NoError(t, conn.Raw(func(dc any) error { // database/sql rolls back by itself, unless its COMMIT has begun
@@ -150,7 +157,7 @@ func TestACommitThatFailsLeavesNoTransactionBehind(t *testing.T) {
 				require.Error(t, tx.Commit())
 				return nil
 			}))
-			_, err = conn.ExecContext(ctx, insert)
+			_, err := conn.ExecContext(ctx, insert)
 			require.NoError(t, err)
 			require.NoError(t, conn.Close())
 			require.Equal(t, 1, l.count(t), "a statement of its own")
@@ -161,9 +168,8 @@ func TestACommitThatFailsLeavesNoTransactionBehind(t *testing.T) {
 func TestWhatFollowsABeginThatWasLostIsRefused(t *testing.T) {
 	t.Parallel()
 	l, ctx := newLossy(t)
-	conn, err := l.db.Conn(ctx)
-	require.NoError(t, err)
-	_, err = conn.ExecContext(ctx, "begin")
+	conn := l.conn(t, ctx)
+	_, err := conn.ExecContext(ctx, "begin")
 	require.NoError(t, err)
 	l.line.Cut()
 	for _, text := range []string{insert, insert, "rollback", insert} {
@@ -195,13 +201,11 @@ func TestATransactionThatHasEndedLeavesItsConnUsable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l, ctx := newLossy(t)
-			conn, err := l.db.Conn(ctx)
-			require.NoError(t, err)
-			defer conn.Close()
+			conn := l.conn(t, ctx)
 			tx := begun(t, ctx, conn)
 			c.lose(l, ctx, tx)
 			_ = c.end(tx)
-			_, err = conn.ExecContext(ctx, insert)
+			_, err := conn.ExecContext(ctx, insert)
 			require.NoError(t, err)
 			require.NoError(t, begun(t, ctx, conn).Rollback())
 			require.Equal(t, 1, l.count(t))
@@ -212,15 +216,14 @@ func TestATransactionThatHasEndedLeavesItsConnUsable(t *testing.T) {
 func TestACommitWhileRowsAreOpenLeavesNoTransactionBehind(t *testing.T) {
 	t.Parallel()
 	l, ctx := newLossy(t)
-	conn, err := l.db.Conn(ctx)
-	require.NoError(t, err)
+	conn := l.conn(t, ctx)
 	tx := begun(t, ctx, conn)
 	var rows pgx.Rows
-	require.NoError(t, conn.Raw(func(dc any) error {
+	require.NoError(t, conn.Raw(func(dc any) (err error) {
 		rows, err = dc.(*shardedpg.Conn).Conn().Query(ctx, "select generate_series(1, 100000)")
 		return err
 	}))
-	err = tx.Commit()
+	err := tx.Commit()
 	require.Error(t, err)
 	require.NotErrorIs(t, err, shardedpg.ErrShardUnavailable, "it was not lost")
 	_, err = conn.ExecContext(ctx, insert)
@@ -233,9 +236,7 @@ func TestACommitWhileRowsAreOpenLeavesNoTransactionBehind(t *testing.T) {
 func TestASecondTransactionOnAConnIsRefused(t *testing.T) {
 	t.Parallel()
 	l, ctx := newLossy(t)
-	conn, err := l.db.Conn(ctx)
-	require.NoError(t, err)
-	defer conn.Close()
+	conn := l.conn(t, ctx)
 	tx, err := conn.BeginTx(ctx, nil)
 	require.NoError(t, err)
 	_, err = conn.BeginTx(ctx, nil)
@@ -252,15 +253,13 @@ func TestALossIsToldAlsoWhereStatementsHaveToBePreparedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l, ctx := newLossy(t)
-			conn, err := l.db.Conn(ctx)
-			require.NoError(t, err)
-			defer conn.Close()
+			conn := l.conn(t, ctx)
 			for _, text := range []string{begin, "deallocate all"} {
-				_, err = conn.ExecContext(ctx, text)
+				_, err := conn.ExecContext(ctx, text)
 				require.NoError(t, err)
 			}
 			l.line.Cut()
-			_, err = conn.ExecContext(ctx, insert)
+			_, err := conn.ExecContext(ctx, insert)
 			require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
 			require.False(t, begin == "begin" && pgconn.SafeToRetry(err))
 			_, err = conn.ExecContext(ctx, insert)
@@ -276,16 +275,14 @@ func TestALossIsToldAlsoWhereStatementsHaveToBePreparedAgain(t *testing.T) {
 func TestAnErrorIsNotThatOfAnEarlierStatement(t *testing.T) {
 	t.Parallel()
 	l, ctx := newLossy(t)
-	conn, err := l.db.Conn(ctx)
-	require.NoError(t, err)
-	defer conn.Close()
+	conn := l.conn(t, ctx)
 	require.NoError(t, conn.PingContext(ctx))
 	require.NoError(t, conn.Raw(func(dc any) error {
 		_, err := dc.(*shardedpg.Conn).Conn().Exec(ctx, "create role forbidden")
 		require.Error(t, err)
 		return nil
 	}))
-	_, err = conn.ExecContext(ctx, insert+"; commit; select 1/0")
+	_, err := conn.ExecContext(ctx, insert+"; commit; select 1/0")
 	var server *pgconn.PgError
 	require.ErrorAs(t, err, &server)
 	require.Equal(t, "22012", server.Code)
@@ -304,10 +301,8 @@ func TestATextThatIsReadOtherwiseIsNotRunAgain(t *testing.T) {
 		t.Run(c[0]+", "+c[2], func(t *testing.T) {
 			t.Parallel()
 			l, ctx := newLossy(t)
-			conn, err := l.db.Conn(ctx)
-			require.NoError(t, err)
-			defer conn.Close()
-			_, err = conn.ExecContext(ctx, c[0])
+			conn := l.conn(t, ctx)
+			_, err := conn.ExecContext(ctx, c[0])
 			require.NoError(t, err)
 			_, err = conn.ExecContext(ctx, c[1]+insert+"; commit; "+c[2]+"; --'")
 			require.Error(t, err)

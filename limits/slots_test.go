@@ -217,22 +217,23 @@ func TestAPauseDoesNotWipeOutADebt(t *testing.T) {
 func TestTurnsThatNobodyWaitedForAreNoDebt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t, slots(1))
-		held := acquire(t, d.s, request("other", 1, 1))
+		d := newDesk(t, slots(2))
+		held := []limits.Slot{acquire(t, d.s, request("other", 2, 1)), acquire(t, d.s, request("other", 2, 1))}
 		d.queue(t.Context(), request("third", 1, 1), 0)
-		held.Release()
+		held[0].Release()
 		d.one().slot.Release()
 		for range 50 { // in the second in which old debts count
 			acquire(t, d.s, request("busy", 1, 1)).Release()
 		}
-		held = acquire(t, d.s, request("other", 1, 1))
+		held[0] = acquire(t, d.s, request("other", 2, 1))
 		d.queue(t.Context(), request("busy", 1, 1), 0)
 		d.queue(t.Context(), request("third", 1, 1), 0)
-		held.Release()
+		held[0].Release()
 		first := d.one()
 		require.Equal(t, "busy", first.tenant)
 		first.slot.Release()
 		d.one().slot.Release()
+		held[1].Release()
 	})
 }
 

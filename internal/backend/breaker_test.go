@@ -91,6 +91,25 @@ func TestWhatSaysNothingOfTheServerDoesNotCount(t *testing.T) {
 	}
 }
 
+func TestWhatAPoolerSaysInPlaceOfAnswers(t *testing.T) {
+	t.Parallel()
+	for message, want := range map[string]struct{ full, unsent bool }{
+		"query_wait_timeout": {full: true},
+		"server login has been failing, try again later (server_login_retry)":        {unsent: true},
+		"server login has been failing, cached error: too many (server_login_retry)": {unsent: true},
+		"prepared statement name is already in use":                                  {unsent: true},
+		"server conn crashed?": {},
+		"query timeout":        {},
+		"client_idle_timeout":  {},
+	} {
+		said := pgconn.PgError{Severity: "FATAL", Code: "08P01", Message: message}
+		require.Equal(t, want, struct{ full, unsent bool }{backend.PoolFull(&said), backend.Unsent(&said)}, message)
+		raised := said
+		raised.Severity = "ERROR" // as any tenant can
+		require.False(t, backend.PoolFull(&raised) || backend.Unsent(&raised), message)
+	}
+}
+
 func TestAnAttemptGoesOnWithoutItsCaller(t *testing.T) {
 	t.Parallel()
 	gone := &net.OpError{Op: "dial", Err: errors.New("refused")}

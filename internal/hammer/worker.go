@@ -125,9 +125,6 @@ func (w *worker) heed(err error) {
 
 // judge makes a finding of an error that nothing explains.
 func (w *worker) judge(what string, err error) {
-	if errors.Is(err, shardedpg.ErrShardUnavailable) && w.faults.Load() {
-		return
-	}
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
 		switch server.Code {
@@ -135,7 +132,7 @@ func (w *worker) judge(what string, err error) {
 			if w.faults.Load() {
 				return
 			}
-		case "08P01": // a pooler's, in the middle of rows, from pgx itself or instead of a ROLLBACK
+		case "08P01": // a pooler's; by itself in the middle of rows, from pgx or instead of a ROLLBACK
 			if w.faults.Load() && w.phase.pooler {
 				return
 			}
@@ -164,7 +161,7 @@ func (w *worker) judge(what string, err error) {
 		return
 	case w.cancelled.Load() && (errors.Is(err, sql.ErrTxDone) || pgconn.Timeout(err) || isNetwork(err)):
 		return
-	case w.faults.Load() && isNetwork(err):
+	case w.faults.Load() && (errors.Is(err, shardedpg.ErrShardUnavailable) || isNetwork(err)):
 		return
 	}
 	w.finding("ERROR", "%s of %s: %v (%T)", what, w.tn.id, err, err)
