@@ -267,6 +267,72 @@ func TestAForgedAttestIsNotBelieved(t *testing.T) {
 	}
 }
 
+// The driver's statements are prepared where they are used first, so their names are free until then.
+func TestAStatementThatTakesTheNameOfThePrologueIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	conn := f.conn(f.a)
+	f.requireNotes(f.a, conn, notesOfA)
+	f.exec(f.a, conn, `do $$ begin
+		execute 'prepare sharded_pg_p1 (text, text) as select set_config(''`+guc+`'', ''globex'', true) is not null where $1 <> $2';
+		execute 'prepare sharded_pg_p4 (text, text, text, text) as select set_config(''`+guc+`'', ''globex'', true) is not null where $1 <> $2';
+		end $$`)
+	ctx, cancel := context.WithTimeout(f.a, 20*time.Second) // another timeout than the plan's takes another prologue
+	defer cancel()
+	f.requireNotes(ctx, conn, notesOfA)
+	tx, err := conn.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	f.exec(ctx, tx, "set local work_mem = '5MB'") // and another one behind it
+	f.requireNotes(ctx, tx, notesOfA)
+	require.NoError(t, tx.Rollback())
+	require.Equal(t, 2, value[int](t, ctx, conn, "select count(*) from pg_prepared_statements where name in ('sharded_pg_p1', 'sharded_pg_p4') and not from_sql"))
+}
+
+// The change of tenants looks through all prepared statements of the connection.
+func TestOnlyWhatIsUsedOfTheDriversStatementsIsPrepared(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	f.requireOwnRows()
+	f.requireOwnRows()
+	require.LessOrEqual(t, value[int](t, f.a, f.db, "select count(*) from pg_prepared_statements where name like 'sharded%'"), 9)
+}
+
+// A BEGIN of the caller's flies without the prologue, and so does the ROLLBACK behind it.
+func TestAResetIsWholeWhereThePrologueComesLate(t *testing.T) {
+	t.Parallel()
+	for what, found := range map[string]string{
+		"select hidden_lock(43)":                             "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+		"select hidden_exec('prepare x as select 1')":        "select count(*) from pg_prepared_statements where from_sql",
+		"select hidden_exec('set role app_reader')":          "select count(*) where current_user <> session_user",
+		"select hidden_exec('create temp table x ()')":       "select count(*) from pg_class where relnamespace = pg_my_temp_schema()",
+		"select hidden_exec('set intervalstyle = iso_8601')": "select count(*) where current_setting('intervalstyle') = 'iso_8601'",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}, config: func(c *shardedpg.Config) { c.MaxConns = 1 }})
+			leave := func() {
+				conn := f.conn(f.a)
+				f.exec(f.a, conn, what)
+				require.Equal(t, 1, value[int](t, f.a, conn, found))
+				require.NoError(t, conn.Close())
+			}
+			for _, begin := range []string{"begin", "begin isolation level serializable"} {
+				leave()
+				conn := f.conn(f.b)
+				f.exec(f.b, conn, begin)
+				f.exec(f.b, conn, "rollback")
+				require.NoError(t, conn.Close())
+				require.Zero(t, value[int](t, f.b, f.db, found), begin)
+			}
+			leave()
+			tx := f.begin(f.b)
+			f.exec(f.b, tx, "set transaction isolation level repeatable read")
+			require.NoError(t, tx.Rollback())
+			require.Zero(t, value[int](t, f.b, f.db, found), "set transaction")
+		})
+	}
+}
+
 func TestWhatHidesInAFunctionDoesNotStopTheNextTenant(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})

@@ -170,13 +170,20 @@ func TestALoginThatAStoredSettingMakesAnotherRoleIsRefused(t *testing.T) {
 // Behind a pooler the server connection may be younger than the check, and a reset of the role goes back to what is stored.
 func TestTheResetLeavesNoStoredRole(t *testing.T) {
 	t.Parallel()
-	f := newSchemaFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.SkipVerify = true }, routes: func(f *fleet, routes map[string]*resolver.Route) {
+	f := newSchemaFleet(t, fleetOptions{schema: []string{hiddenSQL}, config: func(c *shardedpg.Config) { c.SkipVerify = true }, routes: func(f *fleet, routes map[string]*resolver.Route) {
 		routes["another"] = f.route("another", planOf(30*time.Second, 16<<10))
 	}})
 	require.NoError(t, f.server.Exec(t.Context(), f.database, "alter role app in database "+f.database+" set role = 'schema_one'"))
 	neighbour, another := shardedpg.WithTenant(t.Context(), "neighbour"), shardedpg.WithTenant(t.Context(), "another")
-	require.Equal(t, "schema_one", value[string](t, neighbour, f.db, "select current_user::text"), "which is why one should not")
-	require.Equal(t, "app", value[string](t, another, f.db, "select current_user::text"))
+	const current = "select current_user::text"
+	require.Equal(t, "app", value[string](t, neighbour, f.db, current), "of a connection just made")
+	for _, again := range []string{"set session authorization default", "select hidden_exec('reset role')"} {
+		conn := f.conn(neighbour)
+		f.exec(neighbour, conn, again)
+		require.Equal(t, "schema_one", value[string](t, neighbour, conn, current), "what is stored is in force again: %s", again)
+		require.NoError(t, conn.Close())
+		require.Equal(t, "app", value[string](t, another, f.db, current), again)
+	}
 }
 
 func TestVerificationCanBeSwitchedOff(t *testing.T) {

@@ -121,6 +121,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		o.noisyTimes = noisyTimes{rounds: 1, phase: time.Second, settle: time.Second / 2}
 		o.outageTimes = outageTimes{rounds: 1, phase: 2500 * time.Millisecond}
 	}
+	if o.only == "cases" { // with the prices of routing, prologue and reset
+		o.noisy, o.outage, o.identity, o.registry, o.headline.length = false, false, false, 0, 0
+	}
 	var err error
 	if o.cases, err = chooseCases(*cases); err != nil {
 		return o, err
@@ -180,7 +183,7 @@ func (o options) validate() error {
 }
 
 // sections can run alone.
-const sections = "registry, noisy, outage, headline, routing, identity"
+const sections = "cases, registry, noisy, outage, headline, routing, identity"
 
 // maxConcurrency leaves each worker a hot row of its own and all peers together room on the server.
 const maxConcurrency = 16

@@ -12,40 +12,40 @@ import (
 // prologueDesigns are the ways to give a statement its tenant in one flight, when the tenant is the same as before. The first
 // is none: what it leaves in the session would be the next tenant's.
 func prologueDesigns(tenant string) []design {
-	value := [][]byte{[]byte(tenant)}
+	value := []byte(tenant)
 	quoted := "'" + strings.ReplaceAll(tenant, "'", "''") + "'"
-	between := func(set func(p *pgconn.Pipeline)) func(p *pgconn.Pipeline) {
-		return func(p *pgconn.Pipeline) {
-			p.SendQueryPrepared("begin", nil, nil, nil)
-			set(p)
-			sendRead(p)
-			p.SendQueryPrepared("commit", nil, nil, nil)
+	between := func(set func(m messages)) func(m messages) {
+		return func(m messages) {
+			m.named("begin")
+			set(m)
+			sendRead(m)
+			m.named("commit")
 		}
 	}
 	return []design{
 		{"none: set for the session at its start", sendRead},
-		{"set_config, prepared, in the statement's own transaction (the driver's)", func(p *pgconn.Pipeline) {
-			p.SendQueryPrepared("tenant", value, nil, nil)
-			sendRead(p)
+		{"set_config, prepared, in the statement's own transaction (the driver's)", func(m messages) {
+			m.named("tenant", value)
+			sendRead(m)
 		}},
-		{"the same, parsed each time", func(p *pgconn.Pipeline) {
-			p.SendQueryParams(setLocal, value, nil, nil, nil)
-			sendRead(p)
+		{"the same, parsed each time", func(m messages) {
+			m.parsed(setLocal, value)
+			sendRead(m)
 		}},
-		{"BEGIN, set_config, prepared, and COMMIT behind", between(func(p *pgconn.Pipeline) {
-			p.SendQueryPrepared("tenant", value, nil, nil)
+		{"BEGIN, set_config, prepared, and COMMIT behind", between(func(m messages) {
+			m.named("tenant", value)
 		})},
-		{"BEGIN, SET LOCAL, and COMMIT behind", between(func(p *pgconn.Pipeline) {
-			p.SendQueryParams("set local "+tenantSetting+" = "+quoted, nil, nil, nil, nil)
+		{"BEGIN, SET LOCAL, and COMMIT behind", between(func(m messages) {
+			m.parsed("set local " + tenantSetting + " = " + quoted)
 		})},
-		{"set_config, prepared, and another one for the tag", func(p *pgconn.Pipeline) {
-			p.SendQueryPrepared("tenant", value, nil, nil)
-			p.SendQueryPrepared("tag", value, nil, nil)
-			sendRead(p)
+		{"set_config, prepared, and another one for the tag", func(m messages) {
+			m.named("tenant", value)
+			m.named("tag", value)
+			sendRead(m)
 		}},
-		{"tenant and tag in one statement, prepared (the driver's with sharded_tag=on)", func(p *pgconn.Pipeline) {
-			p.SendQueryPrepared("tagged", [][]byte{value[0], value[0]}, nil, nil)
-			sendRead(p)
+		{"tenant and tag in one statement, prepared (the driver's with sharded_tag=on)", func(m messages) {
+			m.named("tagged", value, value)
+			sendRead(m)
 		}},
 	}
 }

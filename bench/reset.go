@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/sharded-pg/sharded-pg/internal/backend"
 )
@@ -20,45 +21,79 @@ import (
 // design is a way to send what flies in front of a read.
 type design struct {
 	name string
-	send func(p *pgconn.Pipeline)
+	send func(m messages)
+}
+
+// messages are those of one flight. Like the driver, and unlike pgconn.Pipeline, they ask for no description of what comes back.
+type messages struct{ *pgproto3.Frontend }
+
+func (m messages) named(name string, values ...[]byte) {
+	m.SendBind(&pgproto3.Bind{PreparedStatement: name, Parameters: values})
+	m.SendExecute(&pgproto3.Execute{})
+}
+
+func (m messages) parsed(text string, values ...[]byte) {
+	m.SendParse(&pgproto3.Parse{Query: text})
+	m.named("", values...)
 }
 
 // The reset is what a statement pays for when its connection served another tenant before. These are the ways to send it
 // that were thought of, side by side, each in one flight with the prologue and a point read behind it.
-var resetDesigns = []design{
-	{"none: the tenant comes again", func(*pgconn.Pipeline) {}},
-	{"named statements, sealed (the driver's)", func(p *pgconn.Pipeline) {
-		for i := range backend.ResetSQL {
-			p.SendQueryPrepared(resetName(i), nil, nil, nil)
-		}
-	}},
-	{"the same, not sealed by BEGIN and COMMIT", func(p *pgconn.Pipeline) {
-		for i := 1; i < len(backend.ResetSQL)-1; i++ {
-			p.SendQueryPrepared(resetName(i), nil, nil, nil)
-		}
-	}},
-	{"the same, sealed, without its query", func(p *pgconn.Pipeline) {
+func resetDesigns(tenant []byte) []design {
+	all := func(m messages, query func()) {
 		for i, text := range backend.ResetSQL {
-			if !strings.HasPrefix(text, "select") {
-				p.SendQueryPrepared(resetName(i), nil, nil, nil)
+			if text == "discard sequences" {
+				query()
 			}
+			m.named(resetName(i))
 		}
-	}},
-	{"the same, sealed, its query parsed anew", func(p *pgconn.Pipeline) {
-		for i, text := range backend.ResetSQL {
-			if strings.HasPrefix(text, "select") {
-				p.SendQueryParams(text, nil, nil, nil, nil)
-			} else {
-				p.SendQueryPrepared(resetName(i), nil, nil, nil)
+	}
+	prologue := func(m messages) { m.named("tenant", tenant) }
+	return []design{
+		{"none: the tenant comes again", prologue},
+		{"named statements, sealed, the query in the prologue (the driver's)", func(m messages) {
+			all(m, func() {})
+			m.named("attested tenant", tenant)
+		}},
+		{"the same, not sealed by BEGIN and COMMIT", func(m messages) {
+			for i := 1; i < len(backend.ResetSQL)-1; i++ {
+				m.named(resetName(i))
 			}
-		}
-	}},
-	{"parsed each time (behind a pooler)", func(p *pgconn.Pipeline) {
-		for _, text := range backend.ResetSQL {
-			p.SendQueryParams(text, nil, nil, nil, nil)
-		}
-	}},
+			m.named("attested tenant", tenant)
+		}},
+		{"the same, sealed, without its query", func(m messages) {
+			all(m, func() {})
+			prologue(m)
+		}},
+		{"the query a command of its own", func(m messages) {
+			all(m, func() { m.named("attest") })
+			prologue(m)
+		}},
+		{"the same, login and role set back instead of looked at", func(m messages) {
+			all(m, func() {
+				m.named("authorization")
+				m.named("role")
+				m.named("attest")
+			})
+			prologue(m)
+		}},
+		{"the query a command of its own, parsed anew (after what is not plain)", func(m messages) {
+			all(m, func() { m.parsed(attest) })
+			prologue(m)
+		}},
+		{"parsed each time (behind a pooler)", func(m messages) {
+			for _, text := range backend.ResetSQL {
+				if text == "discard sequences" {
+					m.parsed(attest)
+				}
+				m.parsed(text)
+			}
+			m.parsed(setLocal, tenant)
+		}},
+	}
 }
+
+const attest = "select " + backend.AttestSQL
 
 func resetName(i int) string { return fmt.Sprintf("reset%d", i) }
 
@@ -75,7 +110,10 @@ func measureResets(ctx context.Context, out io.Writer, dsn, tenant string) error
 		return err
 	}
 	defer conn.Close(ctx)
-	prepare := map[string]string{"tenant": setLocal, "read": readSQL}
+	prepare := map[string]string{
+		"tenant": setLocal, "read": readSQL, "authorization": "set session authorization default", "role": "set role none",
+		"attest": attest, "attested tenant": attest + strings.Replace(setLocal, "select", ",", 1),
+	}
 	for i, text := range backend.ResetSQL {
 		prepare[resetName(i)] = text
 	}
@@ -84,8 +122,8 @@ func measureResets(ctx context.Context, out io.Writer, dsn, tenant string) error
 			return err
 		}
 	}
-	err = compare(ctx, out, "what a change of tenants adds to a point read", "reset", resetDesigns, func(d design) (time.Duration, error) {
-		return resetFlight(ctx, conn, tenant, d.send)
+	err = compare(ctx, out, "what a change of tenants adds to a point read", "reset", resetDesigns([]byte(tenant)), func(d design) (time.Duration, error) {
+		return resetFlight(ctx, conn, d.send)
 	})
 	if err != nil {
 		return err
@@ -128,13 +166,13 @@ const resetRepeats = 10
 // profileReset prints what each command of the driver's reset takes by itself, ten of it in one flight, and what the whole
 // takes on connections where an ORM has left its prepared statements: the look for forged ones goes through all of them.
 func profileReset(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tenant string) error {
-	whole := make([]int, len(backend.ResetSQL))
-	commands := map[string][]int{"begin … commit": {0, len(whole) - 1}}
-	for i := range whole {
-		whole[i] = i
-		if i > 0 && i < len(whole)-1 {
-			text, _, _ := strings.Cut(backend.ResetSQL[i], ",")
-			commands[text] = []int{i}
+	last := len(backend.ResetSQL) - 1
+	commands := map[string][]string{"begin … commit": {resetName(0), resetName(last)}, "the query": {"attest"}}
+	whole := []string{"attest"}
+	for i, text := range backend.ResetSQL {
+		whole = append(whole, resetName(i))
+		if i > 0 && i < last {
+			commands[text] = []string{resetName(i)}
 		}
 	}
 	fmt.Fprintf(out, "\nof this, each command by itself (a %dth of %d of it)\n", resetRepeats, resetRepeats)
@@ -149,27 +187,29 @@ func profileReset(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tenan
 			}
 		}
 		name := fmt.Sprintf("the whole, %d statements prepared", n)
-		if err := printCommands(ctx, out, conn, tenant, map[string][]int{name: whole}); err != nil {
+		if err := printCommands(ctx, out, conn, tenant, map[string][]string{name: whole}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func printCommands(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tenant string, commands map[string][]int) error {
+func printCommands(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tenant string, commands map[string][]string) error {
 	took := map[string][]time.Duration{}
 	for range resetRounds / 2 {
-		for name, numbers := range commands {
-			one, err := resetFlight(ctx, conn, tenant, func(*pgconn.Pipeline) {})
+		for name, statements := range commands {
+			prologue := func(m messages) { m.named("tenant", []byte(tenant)) }
+			one, err := resetFlight(ctx, conn, prologue)
 			if err != nil {
 				return err
 			}
-			all, err := resetFlight(ctx, conn, tenant, func(p *pgconn.Pipeline) {
+			all, err := resetFlight(ctx, conn, func(m messages) {
 				for range resetRepeats {
-					for _, i := range numbers {
-						p.SendQueryPrepared(resetName(i), nil, nil, nil)
+					for _, statement := range statements {
+						m.named(statement)
 					}
 				}
+				prologue(m)
 			})
 			if err != nil {
 				return err
@@ -185,25 +225,40 @@ func printCommands(ctx context.Context, out io.Writer, conn *pgconn.PgConn, tena
 }
 
 // resetFlight sends reset, prologue and read in one write and waits for the last answer.
-func resetFlight(ctx context.Context, conn *pgconn.PgConn, tenant string, send func(*pgconn.Pipeline)) (time.Duration, error) {
-	return flight(ctx, conn, func(p *pgconn.Pipeline) {
-		send(p)
-		p.SendQueryPrepared("tenant", [][]byte{[]byte(tenant)}, nil, nil)
-		sendRead(p)
+func resetFlight(ctx context.Context, conn *pgconn.PgConn, send func(messages)) (time.Duration, error) {
+	return flight(ctx, conn, func(m messages) {
+		send(m)
+		sendRead(m)
 	})
 }
 
-func sendRead(p *pgconn.Pipeline) { p.SendQueryPrepared("read", [][]byte{[]byte("1")}, nil, nil) }
+func sendRead(m messages) { m.named("read", []byte("1")) }
 
-func flight(ctx context.Context, conn *pgconn.PgConn, send func(*pgconn.Pipeline)) (time.Duration, error) {
-	start := time.Now()
-	p := conn.StartPipeline(ctx)
-	send(p)
-	if err := p.Sync(); err != nil {
+// flight takes as long as the server does: the connection has the context's deadline, if there is one.
+func flight(ctx context.Context, conn *pgconn.PgConn, send func(messages)) (time.Duration, error) {
+	deadline, _ := ctx.Deadline()
+	if err := conn.Conn().SetDeadline(deadline); err != nil {
 		return 0, err
 	}
-	err := p.Close()
-	return time.Since(start), err
+	start := time.Now()
+	m := messages{conn.Frontend()}
+	send(m)
+	m.SendSync(&pgproto3.Sync{})
+	if err := m.Flush(); err != nil {
+		return 0, err
+	}
+	for {
+		switch answer, err := m.Receive(); answer := answer.(type) {
+		case *pgproto3.ErrorResponse:
+			return 0, pgconn.ErrorResponseToPgError(answer)
+		case *pgproto3.ReadyForQuery:
+			return time.Since(start), nil
+		default:
+			if err != nil {
+				return 0, err
+			}
+		}
+	}
 }
 
 // middle is the median in microseconds. It sorts in place.

@@ -55,38 +55,39 @@ func CheckGUC(name string) error {
 }
 
 // SQL returns the text of a step for the tenant setting guc, which CheckGUC has accepted. Tagged, an identity step sets
-// application_name as well: a statement of its own would cost half as much as all of the prologue. Signed, it sets the token. No step returns a value that
-// was bound to it, so nothing of a tenant reaches a log of results.
-func SQL(step Step, guc string, tagged, signed bool) string {
-	text := untagged(step, guc)
+// application_name as well: a statement of its own would cost half as much as all of the prologue. Signed, it sets the token. Columns of
+// the caller's that have no values come first. No step returns a value that was bound to it, so nothing of a tenant reaches a log of
+// results. All is named with its schema, because a text may be parsed while the search_path is a tenant's.
+func SQL(step Step, guc string, tagged, signed bool, columns ...string) string {
+	columns = append(columns, untagged(step, guc)...)
 	if tagged && step != ReadOnly {
-		text += ", " + local("'application_name'", "$"+strconv.Itoa(Params(step, true, false)))
+		columns = append(columns, local("'application_name'", "$"+strconv.Itoa(Params(step, true, false))))
 	}
 	if signed && step != ReadOnly {
-		text += ", " + local("'"+TokenSetting+"'", "$"+strconv.Itoa(Params(step, tagged, true)))
+		columns = append(columns, local("'"+TokenSetting+"'", "$"+strconv.Itoa(Params(step, tagged, true))))
 	}
-	return text
+	return "select " + strings.Join(columns, ", ")
 }
 
-func untagged(step Step, guc string) string {
+func untagged(step Step, guc string) []string {
 	tenant := local("'"+guc+"'", "$1")
 	timeout, workMem := local("'statement_timeout'", "$2"), local("'work_mem'", "$3")
 	path, role := local("'search_path'", "$4"), local("'role'", "$5")
 	switch step {
 	case Tenant:
-		return sel(tenant)
+		return []string{tenant}
 	case Timeout:
-		return sel(tenant, timeout)
+		return []string{tenant, timeout}
 	case Limits:
-		return sel(tenant, timeout, workMem)
+		return []string{tenant, timeout, workMem}
 	case Schema:
-		return sel(tenant, timeout, workMem, path, role)
+		return []string{tenant, timeout, workMem, path, role}
 	case Rearm:
-		return sel(tenant, local("'statement_timeout'", cappedTimeout("$4")), local("'work_mem'", cappedWorkMem))
+		return []string{tenant, local("'statement_timeout'", cappedTimeout("$4")), local("'work_mem'", cappedWorkMem)}
 	case RearmSchema:
-		return sel(tenant, local("'statement_timeout'", cappedTimeout("$6")), local("'work_mem'", cappedWorkMem), path, role)
+		return []string{tenant, local("'statement_timeout'", cappedTimeout("$6")), local("'work_mem'", cappedWorkMem), path, role}
 	case ReadOnly:
-		return sel(local("'transaction_read_only'", "'on'"))
+		return []string{local("'transaction_read_only'", "'on'")}
 	}
 	panic(fmt.Sprintf("rls: unknown step %d", step))
 }
@@ -94,16 +95,18 @@ func untagged(step Step, guc string) string {
 // cappedTimeout lets a caller's own SET LOCAL tighten a limit, never lift it. '0' is no limit, in any place. What the
 // driver armed before, for another deadline, is not the caller's and is replaced.
 func cappedTimeout(armed string) string {
-	return `case when current_setting('statement_timeout')::interval <> (` + armed + ` || ' ms')::interval and ($2 = '0' or ` +
-		`current_setting('statement_timeout')::interval between interval '1 ms' and ($2 || ' ms')::interval) ` +
-		`then current_setting('statement_timeout') else $2 end`
+	own, plan := interval("pg_catalog.current_setting('statement_timeout')"), interval("$2 operator(pg_catalog.||) ' ms'")
+	return "case when " + own + " operator(pg_catalog.<>) " + interval(armed+" operator(pg_catalog.||) ' ms'") +
+		" and " + own + " operator(pg_catalog.>=) interval '1 ms'" +
+		" and ($2 operator(pg_catalog.=) '0' or " + own + " operator(pg_catalog.<=) " + plan + ")" +
+		" then pg_catalog.current_setting('statement_timeout') else $2 end"
 }
 
-const cappedWorkMem = `case when pg_size_bytes(current_setting('work_mem')) <= pg_size_bytes($3) ` +
-	`then current_setting('work_mem') else $3 end`
+func interval(text string) string { return "(" + text + ")::pg_catalog.interval" }
+
+const cappedWorkMem = `case when pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')) operator(pg_catalog.<=) ` +
+	`pg_catalog.pg_size_bytes($3) then pg_catalog.current_setting('work_mem') else $3 end`
 
 func local(name, value string) string {
-	return "set_config(" + name + ", " + value + ", true) is not null"
+	return "pg_catalog.set_config(" + name + ", " + value + ", true) is not null"
 }
-
-func sel(columns ...string) string { return "select " + strings.Join(columns, ", ") }

@@ -200,6 +200,11 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 		w.proto = texts.unnamed
 	} else {
 		w.proto = texts.named
+		if col(8) != "false" { // it may be, unverified; then it is what it will be after a reset
+			if err := b.pg.ExecParams(ctx, "set role none", nil, nil, nil, nil).Read().Err; err != nil {
+				return cause(err)
+			}
+		}
 		if err := b.prepare(ctx); err != nil {
 			return cause(err)
 		}
@@ -236,24 +241,20 @@ func (b *Backend) ask(ctx context.Context, text string, args ...string) ([][]byt
 	}
 }
 
-// prepare makes the driver's own statements on a backend, in one flight.
+// prepare makes the statements of the reset on a backend, in one flight. Those of BEGIN and the prologue are prepared where they are
+// used first: the reset looks through all that are prepared, so what is not used is not.
 func (b *Backend) prepare(ctx context.Context) error {
 	w := b.wire
 	on := w.on
 	w.on = false
 	defer func() {
 		if !b.pg.IsClosed() { // else pgx is writing its goodbye on a goroutine of its own, and nothing else will be sent
-			w.on, w.dropped = on, false
+			w.on, w.dropped, w.kept = on, false, 0
 		}
 	}()
 	pipeline := b.pg.StartPipeline(ctx)
-	names, texts, params := w.proto.namedStatements()
-	for i, name := range names {
-		oids := make([]uint32, params[i])
-		for j := range oids {
-			oids[j] = textOID
-		}
-		pipeline.SendPrepare(name, texts[i], oids)
+	for i, text := range ResetSQL {
+		pipeline.SendPrepare(statementName("r", i, named), text, nil)
 	}
 	if err := pipeline.Sync(); err != nil {
 		return err

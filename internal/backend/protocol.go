@@ -41,30 +41,34 @@ func (b beginText) sql() string {
 }
 
 // ResetSQL are the commands that return a backend to what it was at connect, sealed in a transaction of its own: an error later in the same
-// flight cannot undo it, and an error in it keeps the caller's statement from running. SET SESSION AUTHORIZATION is there
-// because RESET ALL leaves the role alone, and SET ROLE NONE because that one goes back to a role that the login has stored for
-// itself; the statement cache of pgx is kept, so a statement forged with SQL PREPARE must stop the flight instead (division by zero).
+// flight cannot undo it, and an error in it keeps the caller's statement from running. Two things no command does, and a query attests
+// that they need not be done: the statement cache of pgx is kept, so a statement forged with SQL PREPARE must stop the flight, and
+// so must another role, which RESET ALL leaves alone. Session locks it lets go. Nothing of that is undone with a transaction, so the query is
+// part of the prologue behind: see AttestSQL.
 //
-// Between two tenants of plain statements it is all named statements. After something not plain, and behind a pooler, the
-// attest is parsed anew, because that something may have forged the named one, and takes a new seed for random() along:
-// no RESET touches the seed, and who has set it knows the numbers that follow.
-var ResetSQL = []string{
-	"begin", "set session authorization default", "set role none", "reset all", "close all", "unlisten *", attestSQL,
-	"discard sequences", "discard temp", "commit",
-}
+// After something not plain, and behind a pooler, the query is a command of the reset, in front of discard sequences, and is parsed anew, because that
+// something may have forged the prepared one; it changes the role back, and takes a new seed for random() along: no RESET touches the
+// seed, and who has set it knows the numbers that follow.
+var ResetSQL = []string{"begin", "reset all", "close all", "unlisten *", "discard sequences", "discard temp", "commit"}
 
 const (
-	// The function, because going through the view of it takes half as long again. All is named with its schema: what a
-	// search_path finds may be a tenant's.
-	attestSQL = "select pg_catalog.pg_advisory_unlock_all(), 1 operator(pg_catalog./) (case when exists " +
-		"(select from pg_catalog.pg_prepared_statement() where from_sql) then 0 else 1 end)"
-	sealedAttestSQL = attestSQL + reseed
+	// AttestSQL are columns of the prologue behind a reset. It divides by zero where a reset is not enough. All is named with its schema:
+	// what a search_path finds may be a tenant's. The function, because going through the view of it takes half as long again.
+	AttestSQL = "pg_catalog.pg_advisory_unlock_all(), 1 operator(pg_catalog./) (case when " +
+		"pg_catalog.current_setting('role') operator(pg_catalog.<>) 'none' or " + forged + " then 0 else 1 end)"
+	forged       = "exists (select from pg_catalog.pg_prepared_statement() where from_sql)"
+	notAttested  = "22012"
+	seedAndRoles = "pg_catalog.pg_advisory_unlock_all(), " +
+		// SET SESSION AUTHORIZATION DEFAULT, and SET ROLE NONE, because that one goes back to a role that the login has stored for itself.
+		"pg_catalog.set_config('session_authorization', null, false), pg_catalog.set_config('role', 'none', false), " +
+		// a number between -1 and 1, of 32 random bits
+		"pg_catalog.setseed(('x' operator(pg_catalog.||) pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8))" +
+		"::bit(32)::int operator(pg_catalog./) 2147483648.0)"
+	sealedSQL = "select 1 operator(pg_catalog./) (case when " + forged + " then 0 else 1 end), " + seedAndRoles
 	// Behind a pooler other clients may prepare by SQL on the same server connection, and none of our statements is
 	// named there, so there is nothing to forge and nothing to attest.
-	pooledAttestSQL = "select pg_catalog.pg_advisory_unlock_all()" + reseed
-	// reseed makes a number between -1 and 1 of 32 random bits.
-	reseed = ", pg_catalog.setseed(('x' operator(pg_catalog.||) pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8))" +
-		"::bit(32)::int operator(pg_catalog./) 2147483648.0)"
+	pooledSQL = "select " + seedAndRoles
+	queryAt   = 4 // of ResetSQL
 )
 
 // protocol holds everything of the flight that does not depend on the tenant, encoded once per pool.
@@ -72,26 +76,40 @@ type protocol struct {
 	anew   *protocol // the same for a backend on which the prepared statements may be gone
 	guc    string
 	tagged bool
-	signed bool // the tenant is set with its token
-	reset  []byte
-	sealed []byte // the reset after something not plain: it may have forged the attest, so that is parsed anew
+	signed bool    // the tenant is set with its token
+	reset  command // attested by the prologue behind
+	sealed command // with its query: complete
 	begin  [beginSerializable + readOnlyBegin + 1][]byte
 	steps  [rls.StepCount]encodedStep
-	resetN int
+	attest [rls.StepCount]encodedStep // the same, with AttestSQL
+}
+
+// command is some commands in a row.
+type command struct {
+	text []byte
+	n    int
 }
 
 // form is how the driver's own statements reach the server.
 type form int
 
 const (
-	named   form = iota // prepared when the backend is made
+	named   form = iota // prepared before
 	unnamed             // with their texts, each time
-	anew                // by name and prepared again, each time: pgx's unnamed statement stays as it is
+	anew                // by name, and prepared with it: pgx's unnamed statement stays as it is
 )
+
+// kept is a set of the driver's statements: the steps of a prologue, the same with AttestSQL, and the texts of BEGIN.
+type kept uint32
+
+func keptStep(step rls.Step) kept   { return 1 << step }
+func keptAttest(step rls.Step) kept { return 1 << (rls.StepCount + int(step)) }
+func keptBegin(text beginText) kept { return 1 << (2*rls.StepCount + int(text)) }
 
 // encodedStep is a step of the prologue up to the first value of its Bind message.
 type encodedStep struct {
-	parse  []byte // unless prepared when the backend is made
+	step   rls.Step
+	parse  []byte // unless prepared before
 	name   string
 	params int
 }
@@ -110,18 +128,17 @@ func newProtocol(guc string, tagged, signed bool, f form) *protocol {
 }
 
 func encodeProtocol(guc string, tagged, signed bool, f form) *protocol {
-	p := &protocol{guc: guc, tagged: tagged, signed: signed, resetN: len(ResetSQL)}
+	p := &protocol{guc: guc, tagged: tagged, signed: signed}
 	for i, text := range ResetSQL {
-		switch {
-		case text != attestSQL:
-			p.sealed = appendCommand(p.sealed, statementName("r", i, f), text, f)
-		case f != unnamed:
-			p.sealed = appendCommand(p.sealed, "", sealedAttestSQL, unnamed)
-		default:
-			text = pooledAttestSQL
-			p.sealed = appendCommand(p.sealed, "", text, unnamed)
+		if i == queryAt {
+			query := sealedSQL
+			if f == unnamed {
+				query = pooledSQL
+			}
+			p.sealed.append("", query, unnamed)
 		}
-		p.reset = appendCommand(p.reset, statementName("r", i, f), text, f)
+		p.sealed.append(statementName("r", i, f), text, f)
+		p.reset.append(statementName("r", i, f), text, f)
 	}
 	for b := range p.begin {
 		if text := beginText(b).sql(); text != "" {
@@ -129,37 +146,26 @@ func encodeProtocol(guc string, tagged, signed bool, f form) *protocol {
 		}
 	}
 	for s := range p.steps {
-		step := encodedStep{name: statementName("p", s, f), params: rls.Params(rls.Step(s), tagged, signed)}
-		if f != named {
-			step.parse = appendText(nil, step.name, rls.SQL(rls.Step(s), guc, tagged, signed), step.params)
-		}
-		p.steps[s] = step
+		p.steps[s] = encodeStep(rls.Step(s), "p", rls.SQL(rls.Step(s), guc, tagged, signed), p, f)
+		p.attest[s] = encodeStep(rls.Step(s), "a", rls.SQL(rls.Step(s), guc, tagged, signed, AttestSQL), p, f)
 	}
 	return p
 }
 
-// namedStatements lists what has to be prepared on a backend that keeps its statements, in the order of preparing.
-func (p *protocol) namedStatements() (names, texts []string, params []int) {
-	add := func(kind string, i, n int, text string) {
-		names, texts, params = append(names, statementName(kind, i, named)), append(texts, text), append(params, n)
+func encodeStep(s rls.Step, kind, text string, p *protocol, f form) encodedStep {
+	e := encodedStep{step: s, name: statementName(kind, int(s), f), params: rls.Params(s, p.tagged, p.signed)}
+	if f != named {
+		e.parse = appendText(nil, e.name, text, e.params)
 	}
-	for i, text := range ResetSQL {
-		add("r", i, 0, text)
-	}
-	for b := range p.begin {
-		if text := beginText(b).sql(); text != "" {
-			add("b", b, 0, text)
-		}
-	}
-	for s := range p.steps {
-		add("p", s, rls.Params(rls.Step(s), p.tagged, p.signed), rls.SQL(rls.Step(s), p.guc, p.tagged, p.signed))
-	}
-	return names, texts, params
+	return e
 }
 
-// appendStep appends one step of a prologue with its values.
-func (p *protocol) appendStep(dst []byte, step rls.Step, s *rls.Settings) []byte {
-	e := &p.steps[step]
+func (c *command) append(name, text string, f form) {
+	c.text, c.n = appendCommand(c.text, name, text, f), c.n+1
+}
+
+// append appends a step with its values.
+func (e *encodedStep) append(dst []byte, s *rls.Settings) []byte {
 	dst = append(dst, e.parse...)
 	at := len(dst)
 	dst = append(dst, 'B', 0, 0, 0, 0, 0) // length, then the unnamed portal
@@ -169,7 +175,7 @@ func (p *protocol) appendStep(dst []byte, step rls.Step, s *rls.Settings) []byte
 	for i := range e.params {
 		length := len(dst)
 		dst = append(dst, 0, 0, 0, 0)
-		dst = s.AppendValue(dst, step, i)
+		dst = s.AppendValue(dst, e.step, i)
 		binary.BigEndian.PutUint32(dst[length:], uint32(len(dst)-length-4))
 	}
 	dst = binary.BigEndian.AppendUint16(dst, 0) // results in text format

@@ -27,10 +27,10 @@ func (b *Backend) forget() {
 // LISTEN of this lease end now, and nobody waits for it.
 func (b *Backend) sendReset() error {
 	w := b.wire
-	out := append(append(w.out[:0], w.proto.sealed...), syncMessage...)
+	out := append(append(w.out[:0], w.proto.sealed.text...), syncMessage...)
 	w.out = out[:0]
 	_, err := w.w.Write(out)
-	w.segments = append(w.segments, segment{reset: w.proto.resetN, drop: w.proto.resetN, whole: true})
+	w.segments = append(w.segments, segment{reset: w.proto.sealed.n, drop: w.proto.sealed.n, whole: true})
 	w.lanes.eager.Add(1)
 	return err
 }

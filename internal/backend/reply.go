@@ -38,9 +38,10 @@ func (w *wire) fill() error {
 	if w.buf == nil {
 		w.buf = make([]byte, inputSize)
 	}
-	if w.raw > 0 { // what was ready has been handed out: only an unfinished message is left to keep
-		w.end = copy(w.buf, w.buf[w.raw:w.end])
-		w.lo, w.hi, w.raw = 0, 0, 0
+	if w.raw > 0 { // kept are what has not been handed out, and an unfinished message
+		ready := copy(w.buf, w.buf[w.lo:w.hi])
+		w.end = ready + copy(w.buf[ready:], w.buf[w.raw:w.end])
+		w.lo, w.hi, w.raw = 0, ready, ready
 	}
 	if w.end == len(w.buf) {
 		w.buf = append(w.buf, make([]byte, len(w.buf))...)
@@ -173,7 +174,7 @@ func (w *wire) completed(m []byte, seg *segment, ours bool) bool {
 		return true
 	}
 	if seg.reset > 0 {
-		if seg.reset--; seg.reset == 0 {
+		if seg.reset--; seg.reset == 0 && !seg.attests {
 			w.clean, w.owner = true, ""
 		}
 	}
@@ -185,8 +186,11 @@ func (w *wire) completed(m []byte, seg *segment, ours bool) bool {
 	if seg.drop == 0 && seg.begun {
 		w.began = true
 	}
-	if seg.drop+seg.drop2 == 0 && seg.armed {
-		w.accept()
+	if seg.drop+seg.drop2 == 0 {
+		w.kept |= seg.keeps
+		if seg.armed {
+			w.accept()
+		}
 	}
 	return false
 }
@@ -247,7 +251,7 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	first := !seg.failed // a pooler has the last word about a connection that the server has ended
 	seg.failed = true
 	if first && (ours || seg.whole) {
-		w.ours, w.spoiled = code, seg.reset > 0
+		w.ours, w.spoiled = code, seg.reset > 0 || seg.attests && code == notAttested
 		if code == undefinedStatement { // nobody could read that it was taken away
 			w.dropped = true
 		}
@@ -291,14 +295,17 @@ func errorField(m []byte, field byte) string {
 	return ""
 }
 
-// drain reads until the answers to everything that was sent have come.
+// drain reads until the answers to everything that was sent have come. Of what is pgx's there may be settings only, which a reset
+// changes; they wait for pgx's next read.
 func (w *wire) drain() error {
 	for len(w.segments) > 0 {
 		if err := w.fill(); err != nil {
 			return err
 		}
-		if w.hi > w.lo {
-			return io.ErrUnexpectedEOF // somebody else's answer among ours
+		for rest := w.buf[w.lo:w.hi]; len(rest) > 0; rest = rest[1+binary.BigEndian.Uint32(rest[1:]):] {
+			if rest[0] != 'S' {
+				return io.ErrUnexpectedEOF // somebody else's answer among ours
+			}
 		}
 	}
 	return nil

@@ -55,7 +55,8 @@ type wire struct {
 	began   bool   // the deferred BEGIN was acknowledged
 	brokeTx bool   // the caller ended or replaced the driver's transaction with SQL of its own
 	dropped bool   // the driver's prepared statements are gone
-	anew    bool   // they may be, unseen until it is too late, so each is prepared again where it is used
+	kept    kept   // those besides the reset's that have been prepared
+	anew    bool   // they may be gone, unseen until it is too late, so each is prepared again where it is used
 	multi   bool   // the text sent last held several statements
 	misread bool   // it may have done so unseen: how literals end has been changed
 	used    usage  // what this lease has done to the backend
@@ -91,19 +92,21 @@ type usage struct {
 
 // segment is what the server answers with one ReadyForQuery.
 type segment struct {
-	reset  int  // commands of the reset still to be acknowledged
-	closes int  // Close messages of the caller's in front of it all, still to be answered
-	drop   int  // commands of ours still to be answered
-	pass   int  // then commands of the caller's
-	drop2  int  // then commands of ours again
-	query  bool // simple protocol
-	twice  bool // a Sync follows the Query, so ReadyForQuery comes twice
-	tail   bool // a command of ours ends the Query, behind the caller's
-	tailed bool // and only its answer is still to come
-	whole  bool // nothing of it is the caller's
-	armed  bool // it carries a prologue
-	begun  bool // it carries the deferred BEGIN
-	failed bool
+	reset   int  // commands of the reset still to be acknowledged
+	attests bool // the prologue says whether they were enough
+	closes  int  // Close messages of the caller's in front of it all, still to be answered
+	drop    int  // commands of ours still to be answered
+	pass    int  // then commands of the caller's
+	drop2   int  // then commands of ours again
+	query   bool // simple protocol
+	twice   bool // a Sync follows the Query, so ReadyForQuery comes twice
+	tail    bool // a command of ours ends the Query, behind the caller's
+	tailed  bool // and only its answer is still to come
+	whole   bool // nothing of it is the caller's
+	armed   bool // it carries a prologue
+	begun   bool // it carries the deferred BEGIN
+	failed  bool
+	keeps   kept // what it prepares
 	// fronted: what belongs in front of it has been decided. late: that was a BEGIN or SET TRANSACTION of the caller's,
 	// and the prologue waits for the next statement.
 	fronted, late bool
@@ -215,7 +218,7 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 			case seg.late && m[0] != 'D' && flags&opensTx == 0:
 				seg.late, seg.armed = false, true
 				seg.drop2 = w.steps()
-				out = w.appendPrologue(out)
+				out = w.appendPrologue(out, seg)
 			}
 			if m[0] == 'P' || m[0] == 'B' {
 				w.note(flags)
@@ -264,14 +267,12 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		return out, m
 	}
 	if w.resetDue() {
-		out = append(out, w.proto.reset...)
-		seg.reset, seg.drop = w.proto.resetN, w.proto.resetN
-		w.lanes.reset.Add(1)
+		out = w.reset(out, seg, w.begin == noBegin && flags&sqllex.Begin != 0 || w.begin != noBegin && flags&sqllex.SetTransaction != 0)
 	} else {
 		w.lanes.direct.Add(1)
 	}
 	if w.begin != noBegin {
-		out = append(out, w.own().begin[w.begin]...)
+		out = append(out, w.own(seg, keptBegin(w.begin)).begin[w.begin]...)
 		seg.begun = true
 		seg.drop++
 		if flags&sqllex.SetTransaction != 0 {
@@ -281,6 +282,17 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		return w.behindFirst(out, seg, m, rest, flags, text)
 	}
 	return w.prologue(out, seg), m
+}
+
+// reset returns the backend to what it was. Where the prologue is late, perhaps too late, it has to be complete without that.
+func (w *wire) reset(out []byte, seg *segment, late bool) []byte {
+	w.lanes.reset.Add(1)
+	c := &w.proto.reset
+	if seg.attests = !late && !w.pooled; !seg.attests {
+		c = &w.proto.sealed
+	}
+	seg.reset, seg.drop = c.n, c.n
+	return append(out, c.text...)
 }
 
 // resetDue reports whether the next flight has to begin with a reset, when it finds the backend outside any transaction.
@@ -328,13 +340,13 @@ func (w *wire) behindFirst(out []byte, seg *segment, m, rest []byte, flags sqlle
 	seg.pass = 1
 	seg.drop2 = w.steps()
 	seg.armed = true
-	return w.appendPrologue(out), m
+	return w.appendPrologue(out, seg), m
 }
 
 func (w *wire) prologue(out []byte, seg *segment) []byte {
 	seg.armed = true
 	seg.drop += w.steps()
-	return w.appendPrologue(out)
+	return w.appendPrologue(out, seg)
 }
 
 func (w *wire) steps() int {
@@ -344,7 +356,7 @@ func (w *wire) steps() int {
 	return 1
 }
 
-func (w *wire) appendPrologue(out []byte) []byte {
+func (w *wire) appendPrologue(out []byte, seg *segment) []byte {
 	step := w.set.Step(w.defs)
 	switch {
 	case !w.armed: // first in its transaction: what is in force are the backend's own defaults
@@ -355,19 +367,23 @@ func (w *wire) appendPrologue(out []byte) []byte {
 		step = rls.Timeout
 	}
 	w.sign()
-	p := w.own()
-	out = p.appendStep(out, step, &w.set)
+	if seg.attests {
+		out = w.own(seg, keptAttest(step)).attest[step].append(out, &w.set)
+	} else {
+		out = w.own(seg, keptStep(step)).steps[step].append(out, &w.set)
+	}
 	if w.set.ReadOnly {
-		out = p.appendStep(out, rls.ReadOnly, &w.set)
+		out = w.own(seg, keptStep(rls.ReadOnly)).steps[rls.ReadOnly].append(out, &w.set)
 	}
 	w.armedMS, w.rearm = w.set.TimeoutMS, false
 	return out
 }
 
-// own is the form that the driver's own statements have to take now. The reset is not in question: a backend that Raw has given
+// own is the form that one of the driver's statements has to take in seg. The reset is not in question: a backend that Raw has given
 // has one owner until it is closed.
-func (w *wire) own() *protocol {
-	if w.anew {
+func (w *wire) own(seg *segment, statement kept) *protocol {
+	if w.anew || w.kept&statement == 0 {
+		seg.keeps |= statement
 		return w.proto.anew
 	}
 	return w.proto

@@ -18,7 +18,7 @@ func Barriers() []Mutant {
 			{root, "	if tenantCase.apply(tenant) != l.tenant {\n", "	if false && tenantCase.apply(tenant) != l.tenant {\n"},
 		}},
 		{Name: Prologue, Breaks: []Edit{
-			{flights, "		dst = s.AppendValue(dst, step, i)\n", "		if i > 0 {\n			dst = s.AppendValue(dst, step, i)\n		}\n"},
+			{flights, "		dst = s.AppendValue(dst, e.step, i)\n", "		if i > 0 {\n			dst = s.AppendValue(dst, e.step, i)\n		}\n"},
 		}},
 		{Name: Reset, Breaks: []Edit{
 			{flights, addReset, ""},

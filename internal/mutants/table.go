@@ -27,7 +27,7 @@ const (
 const decide = "	if w.resetDue() {\n"
 
 // addReset puts the reset in front.
-const addReset = "		out = append(out, w.proto.reset...)\n		seg.reset, seg.drop = w.proto.resetN, w.proto.resetN\n"
+const addReset = "		out = w.reset(out, seg, w.begin == noBegin && flags&sqllex.Begin != 0 || w.begin != noBegin && flags&sqllex.SetTransaction != 0)\n"
 
 // addPrologue ends the decision.
 const addPrologue = "		return w.behindFirst(out, seg, m, rest, flags, text)\n	}\n	return w.prologue(out, seg), m\n}\n"
@@ -65,7 +65,7 @@ func Table() []Mutant {
 			{flights, "	return w.pooled || !w.clean", "	return !w.clean"},
 		}, "", "poolers"},
 		{"trap 4: owner changed before the reset was acknowledged", "pair", false, []Edit{
-			{flights, "		w.lanes.reset.Add(1)\n", "		w.lanes.reset.Add(1)\n		w.owner, w.clean = w.set.Tenant, false\n"},
+			{flights, "	w.lanes.reset.Add(1)\n", "	w.lanes.reset.Add(1)\n	w.owner, w.clean = w.set.Tenant, false\n"},
 			{flights, "	if first && (ours || seg.whole) {\n", "	if first && seg.whole {\n"},
 		}, "", "sessions"},
 		{"trap 5: tables to be found past a COMMIT", "schemas", true, []Edit{
@@ -81,8 +81,8 @@ func Table() []Mutant {
 			{flights, addReset, ""},
 		}, "", "sessions"},
 		{"reset that an error takes back", "pair", false, []Edit{
-			{flights, "	\"begin\", \"set session authorization default\"", "	\"set session authorization default\""},
-			{flights, "\"discard temp\", \"commit\",\n", "\"discard temp\",\n"},
+			{flights, "{\"begin\", \"reset all\"", "{\"reset all\""},
+			{flights, "\"discard temp\", \"commit\"}\n", "\"discard temp\"}\n"},
 		}, "", "sessions"},
 		{"prologue not repeated after ROLLBACK TO", "pair", false, []Edit{
 			{flights, "	if flags&(sqllex.RollbackTo|sqllex.TxControl) != 0 {", "	if flags&sqllex.TxControl != 0 {"},
