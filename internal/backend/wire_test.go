@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -73,15 +74,29 @@ func TestReplyIsTheSameHoweverItIsSplit(t *testing.T) {
 
 func TestOwnerStaysUntilTheResetIsAcknowledged(t *testing.T) {
 	t.Parallel()
-	reply := bytesOf(t, &pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("BEGIN")},
-		&pgproto3.ErrorResponse{Severity: "ERROR", Code: "22012", Message: "division by zero"},
-		&pgproto3.ReadyForQuery{TxStatus: 'E'})
-	w := backend.NewTestWire(bytes.NewReader(reply), io.Discard, "acme")
-	send(t, w)
-	_, err := io.ReadAll(w)
-	require.NoError(t, err)
-	owner, clean, armed, status := w.State()
-	require.Equal(t, []any{"another", false, false, byte('E')}, []any{owner, clean, armed, status})
+	done := []encoder{&pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("RESET")}}
+	for name, c := range map[string]struct {
+		done int // commands before the one that fails
+		code string
+	}{
+		"a command":         {1, "22012"},
+		"the last command":  {backend.ResetCommands - 1, "57014"},
+		"the attest":        {backend.ResetCommands, "22012"},
+		"the prologue else": {backend.ResetCommands, "22023"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reply := bytesOf(t, append(slices.Repeat(done, c.done), &pgproto3.ErrorResponse{Severity: "ERROR", Code: c.code, Message: "no"},
+				&pgproto3.ReadyForQuery{TxStatus: 'I'})...)
+			w := backend.NewTestWire(bytes.NewReader(reply), io.Discard, "acme")
+			send(t, w)
+			_, err := io.ReadAll(w)
+			require.NoError(t, err)
+			owner, clean, armed, status := w.State()
+			require.Equal(t, []any{"another", false, false, byte('I')}, []any{owner, clean, armed, status})
+			require.Equal(t, c.code, w.Failure())
+		})
+	}
 }
 
 // A server sends what was notified when it is about to be idle again, so it may come behind the failure of the reset that would have
