@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sharded-pg/sharded-pg/rls"
 )
 
 // prologueDesigns are the ways to give a statement its tenant in one flight, when the tenant is the same as before. The first
@@ -26,6 +28,10 @@ func prologueDesigns(tenant string) []design {
 		{"none: set for the session at its start", sendRead},
 		{"set_config, prepared, in the statement's own transaction (the driver's)", func(m messages) {
 			m.named("tenant", value)
+			sendRead(m)
+		}},
+		{"the same, returning the value", func(m messages) {
+			m.named("row", value)
 			sendRead(m)
 		}},
 		{"the same, parsed each time", func(m messages) {
@@ -64,7 +70,7 @@ func measurePrologues(ctx context.Context, out io.Writer, dsn, tenant string) er
 		return err
 	}
 	for name, text := range map[string]string{
-		"tenant": setLocal, "tag": "select " + setTag("$1"), "tagged": setLocal + ", " + setTag("$2"),
+		"tenant": rls.SQL(rls.Tenant, tenantSetting, false, false), "row": setLocal, "tag": "select " + setTag("$1"), "tagged": rls.SQL(rls.Tenant, tenantSetting, true, false),
 		"read": readSQL, "begin": "begin", "commit": "commit",
 	} {
 		if _, err := conn.Prepare(ctx, name, text, nil); err != nil {

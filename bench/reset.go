@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/sharded-pg/sharded-pg/internal/backend"
+	"github.com/sharded-pg/sharded-pg/rls"
 )
 
 // design is a way to send what flies in front of a read.
@@ -93,7 +93,7 @@ func resetDesigns(tenant []byte) []design {
 	}
 }
 
-const attest = "select " + backend.AttestSQL
+const attest = "select where " + backend.AttestSQL
 
 func resetName(i int) string { return fmt.Sprintf("reset%d", i) }
 
@@ -111,8 +111,8 @@ func measureResets(ctx context.Context, out io.Writer, dsn, tenant string) error
 	}
 	defer conn.Close(ctx)
 	prepare := map[string]string{
-		"tenant": setLocal, "read": readSQL, "authorization": "set session authorization default", "role": "set role none",
-		"attest": attest, "attested tenant": attest + strings.Replace(setLocal, "select", ",", 1),
+		"tenant": rls.SQL(rls.Tenant, tenantSetting, false, false), "read": readSQL, "authorization": "set session authorization default", "role": "set role none",
+		"attest": attest, "attested tenant": rls.SQL(rls.Tenant, tenantSetting, false, false, backend.AttestSQL),
 	}
 	for i, text := range backend.ResetSQL {
 		prepare[resetName(i)] = text

@@ -49,7 +49,7 @@ func Table() []Mutant {
 				"	l.settings = c.first.(rls.Settings)\n"},
 		}, "", "isolation"},
 		{"session switch that an error takes back", "pair", false, []Edit{
-			{texts, `", true) is not null"`, `", false) is not null"`},
+			{texts, `", true) is null"`, `", false) is null"`},
 			{flights, addReset, ""},
 			{flights, addPrologue, "		return w.behindFirst(out, seg, m, rest, flags, text)\n	}\n" +
 				"	if !w.clean && w.owner == w.set.Tenant {\n		w.armed = true\n		return out, m\n	}\n" +
