@@ -333,6 +333,60 @@ func TestAResetIsWholeWhereThePrologueComesLate(t *testing.T) {
 	}
 }
 
+// Types that are named without their schema are found among the temporary ones first, and a domain runs a function.
+func TestATemporaryTypeRunsNothingInTheReset(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})
+	f.requireOwnRows()
+	for _, name := range []string{"text", "int4", "bit", "interval", "bool", "numeric", "float8"} {
+		conn := f.conn(f.a)
+		pid := f.pid(f.a, conn)
+		f.exec(f.a, conn, `create function pg_temp.f(v anyelement) returns bool language plpgsql as $$ begin
+			perform pg_catalog.set_config('app.left', 'behind', false);
+			execute 'set role app_reader';
+			execute 'prepare forged as select 1';
+			execute 'listen left_behind';
+			return true; end $$`)
+		f.exec(f.a, conn, `create domain pg_temp."`+name+`" as pg_catalog.`+name+` check (pg_temp.f(value))`)
+		require.NoError(t, conn.Close())
+		require.Equal(t, "||app|0|0", value[string](t, f.b, f.db, `select concat_ws('|', '', coalesce(current_setting('app.left', true), ''), current_user,
+			(select count(*) from pg_prepared_statements where from_sql), (select count(*) from pg_listening_channels()))`), name)
+		require.Equal(t, pid, f.pid(f.b, f.db), "it is the connection that was prepared")
+		f.exec(f.a, f.db, "select hidden_exec($1)", `create domain pg_temp."`+name+`" as pg_catalog.`+name+` check (pg_catalog.set_config('app.left', 'hidden', false) is not null)`)
+		require.Empty(t, value[string](t, f.b, f.db, "select coalesce(current_setting('app.left', true), '')"), name)
+	}
+}
+
+// Statements that were refused have been counted, and the first that is sent carries the reset.
+func TestAHiddenRoleDoesNotFailATransactionThatBeganWithARefusal(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})
+	for _, hidden := range []string{"set role app_reader", "prepare x as select 1"} {
+		f.requireOwnRows()
+		f.exec(f.a, f.db, "select hidden_exec($1)", hidden)
+		tx := f.begin(f.b)
+		for range 2 {
+			_, err := tx.ExecContext(f.b, "create role nobody")
+			require.ErrorIs(t, err, shardedpg.ErrStatementRefused)
+		}
+		f.requireNotes(f.b, tx, notesOfB)
+		f.exec(f.b, tx, "insert into orders (note) values ('in tx')")
+		require.NoError(t, tx.Rollback())
+		require.Zero(t, f.count("in tx"), "it was in the transaction")
+	}
+}
+
+func TestALoginThatIsItsOwnRoleKeepsItsConnection(t *testing.T) {
+	t.Parallel()
+	for _, dsn := range []string{"role=app", "options='-c role=app'"} {
+		f := newFleet(t, fleetOptions{dsn: dsn})
+		f.requireOwnRows()
+		pid := f.pid(f.a, f.db)
+		f.requireOwnRows()
+		require.Equal(t, pid, f.pid(f.a, f.db), dsn)
+	}
+}
+
 func TestWhatHidesInAFunctionDoesNotStopTheNextTenant(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})

@@ -150,6 +150,36 @@ func TestATimeoutLeftBehindAPoolerDoesNotEndTheNextTenantsStatement(t *testing.T
 	}
 }
 
+// Temporary relations and types are found before the catalog's, and a domain runs a function.
+func TestWhatAnotherClientHasMadeBehindAPoolerRunsNothingInOurStatements(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "wire")
+	database := server.NewDatabase(t, wireTables)
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	foreign, err := pgx.Connect(t.Context(), bouncer.DSN("wire_app", database)+" default_query_exec_mode=exec")
+	require.NoError(t, err)
+	defer foreign.Close(t.Context())
+	_, err = foreign.Exec(t.Context(), `create function pg_temp.f(v anyelement) returns bool language plpgsql as $$ begin
+		perform pg_catalog.set_config('app.left', 'behind', false);
+		execute 'listen left_behind';
+		return true; end $$;
+		create domain pg_temp.text as pg_catalog.text check (pg_temp.f(value));
+		create temp view pg_roles as select 0 as oid, 'nobody'::name as rolname, true as rolsuper, true as rolbypassrls`)
+	require.NoError(t, err)
+	b := shardedpg.WithTenant(t.Context(), "b")
+	db := pooled(t, bouncer, database, "exec", 1) // is checked on that server connection
+	for range 2 {
+		var left string
+		require.NoError(t, db.QueryRowContext(b, `select concat_ws('|', '', coalesce(current_setting('app.left', true), ''),
+			(select count(*) from pg_listening_channels()))`).Scan(&left))
+		require.Equal(t, "||0", left)
+		_, err = foreign.Exec(t.Context(), "create temp view if_it_is_still_there as select 1; drop view if_it_is_still_there")
+		require.NoError(t, err)
+	}
+}
+
 type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }

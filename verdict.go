@@ -150,9 +150,12 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 		l.shard.pool.Flush()
 	}
 	// Of spoiled connections there may be more than tries; each one is closed here, and a new one needs no reset. A reset is in front of
-	// the lease's first statement, so what is left on the connection is not this one's.
-	again := l.backend.Spoiled() || try < maxTries-1 && !l.backend.Used()
-	if again && (!c.tx.open || c.tx.statements <= 1) && !l.backend.SentInBlock() {
+	// the lease's first statement, so what is left on the connection is not this one's, and of its transaction nothing has run: statements
+	// that were counted before were refused.
+	spoiled := l.backend.Spoiled()
+	again := spoiled || try < maxTries-1 && !l.backend.Used()
+	if again && (!c.tx.open || c.tx.statements <= 1 || spoiled) && !l.backend.SentInBlock() {
+		c.tx.statements = min(c.tx.statements, 1)
 		c.drop()
 		return nil
 	}

@@ -206,20 +206,20 @@ func (b *Backend) setForSession(ctx context.Context) error {
 // sessionSettings is a statement that puts the settings in force for the session.
 func (w *wire) sessionSettings() (text string, args [][]byte) {
 	args = [][]byte{[]byte(w.proto.guc), []byte(w.set.Tenant)}
-	text = "select set_config($1,$2,false)"
+	text = "select pg_catalog.set_config($1,$2,false)"
 	if s := &w.signer; s.key != nil {
 		args = append(args, []byte(s.make(time.Now(), sessionLife, w.set.Tenant)))
-		text += ", set_config('" + rls.TokenSetting + "',$3,false)"
+		text += ", pg_catalog.set_config('" + rls.TokenSetting + "',$3,false)"
 	}
 	for i, step := range []string{"statement_timeout", "work_mem", "search_path", "role"} {
 		if i >= 2 && w.set.Role == "" {
 			break
 		}
 		args = append(args, w.set.AppendValue(nil, rls.Schema, i+1))
-		text += fmt.Sprintf(", set_config('%s',$%d,false)", step, len(args))
+		text += fmt.Sprintf(", pg_catalog.set_config('%s',$%d,false)", step, len(args))
 	}
 	if w.set.ReadOnly {
-		text += ", set_config('default_transaction_read_only','on',false)"
+		text += ", pg_catalog.set_config('default_transaction_read_only','on',false)"
 	}
 	return text, args
 }

@@ -29,7 +29,8 @@ var ErrUnsafeRole = errors.New("unsafe login role")
 // superuser, a BYPASSRLS role, or the owner of a table that has policies (PostgreSQL manual, section 5.9). A schema tenant's
 // role ($1) is one to become for a transaction: a login that has its rights at all other times, too, could read every such
 // tenant's tables by name (section 22.3). Then whether policies take signed tenants only, and last whether a stored setting
-// makes the login another role, or has: each login may store that for itself, and statements of shared tenants would run as it.
+// makes the login another role, or has: each login may store that for itself, and statements of shared tenants would run as it; and whether it
+// is in a role at all, which may be itself.
 const verifySQL = `select pg_backend_pid()::text,
  (select rolsuper from pg_roles where rolname = session_user)::text,
  (select rolbypassrls from pg_roles where rolname = session_user)::text,
@@ -42,7 +43,7 @@ const verifySQL = `select pg_backend_pid()::text,
  exists (select from pg_db_role_setting s cross join unnest(s.setconfig) c where c like 'role=%' and c <> 'role=none'
   and (s.setrole = 0 or s.setrole = (select oid from pg_roles where rolname = session_user))
   and (s.setdatabase = 0 or s.setdatabase = (select oid from pg_database where datname = current_database())))::text,
- (current_user <> session_user)::text`
+ (current_user <> session_user)::text, (current_setting('role') <> 'none')::text`
 
 const (
 	minServerVersion = 14
@@ -151,7 +152,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	if err != nil {
 		return cause(err)
 	}
-	if len(answer) != 9 {
+	if len(answer) != 10 {
 		return errors.New("the server did not answer the role check")
 	}
 	col := func(i int) string { return string(answer[i]) }
@@ -200,7 +201,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 		w.proto = texts.unnamed
 	} else {
 		w.proto = texts.named
-		if col(8) != "false" { // it may be, unverified; then it is what it will be after a reset
+		if col(9) != "false" { // it is what it will be after a reset
 			if err := b.pg.ExecParams(ctx, "set role none", nil, nil, nil, nil).Read().Err; err != nil {
 				return cause(err)
 			}
@@ -218,9 +219,9 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	return nil
 }
 
-// ask runs a query of one row without the prologue. Behind a pooler the server connection may still have the
-// statement_timeout that another client has set for its session. It is lifted first, in the same transaction; that takes
-// little time, and a few attempts are sure to find as much.
+// ask runs a query of one row without the prologue. Behind a pooler the server connection may still have what another client has
+// set for its session, and made there: temporary tables and types would be found before the catalog's. In the same transaction
+// they come last, and statement_timeout is lifted first; that takes little time, and a few attempts are sure to find as much.
 func (b *Backend) ask(ctx context.Context, text string, args ...string) ([][]byte, error) {
 	values := make([][]byte, len(args))
 	for i, arg := range args {
@@ -228,7 +229,8 @@ func (b *Backend) ask(ctx context.Context, text string, args ...string) ([][]byt
 	}
 	for try := 0; ; try++ {
 		var batch pgconn.Batch
-		batch.ExecParams("select set_config('statement_timeout', '0', true)", nil, nil, nil, nil)
+		batch.ExecParams("select pg_catalog.set_config('statement_timeout', '0', true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)",
+			nil, nil, nil, nil)
 		batch.ExecParams(text, values, nil, nil, nil)
 		results, err := b.pg.ExecBatch(ctx, &batch).ReadAll()
 		if err == nil && len(results) == 2 && len(results[1].Rows) == 1 {

@@ -52,6 +52,15 @@ func (t *TestWire) State() (owner string, clean, armed bool, status byte) {
 	return t.w.owner, t.w.clean, t.w.armed, t.w.status
 }
 
+// SendReset sends the reset that nobody waits for.
+func (t *TestWire) SendReset() error { return (&Backend{wire: t.w}).sendReset() }
+
+// Drain reads the answer to it.
+func (t *TestWire) Drain() error { return t.w.drain() }
+
+// Reconnect changes what the wire reads from.
+func (t *TestWire) Reconnect(r io.Reader) { t.w.r = r }
+
 // Used is what Backend.Used says.
 func (t *TestWire) Used() bool { return (&Backend{wire: t.w}).Used() }
 

@@ -61,8 +61,8 @@ const (
 	seedAndRoles = "pg_catalog.pg_advisory_unlock_all(), " +
 		// SET SESSION AUTHORIZATION DEFAULT, and SET ROLE NONE, because that one goes back to a role that the login has stored for itself.
 		"pg_catalog.set_config('session_authorization', null, false), pg_catalog.set_config('role', 'none', false), " +
-		// a number between -1 and 1, of 32 random bits
-		"pg_catalog.setseed(('x' operator(pg_catalog.||) pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8))" +
+		// A number between -1 and 1, of 32 random bits. A type without its schema may be a temporary domain, which runs a function.
+		"pg_catalog.setseed(('x' operator(pg_catalog.||) pg_catalog.left(pg_catalog.gen_random_uuid()::pg_catalog.text, 8))" +
 		"::bit(32)::int operator(pg_catalog./) 2147483648.0)"
 	sealedSQL = "select 1 operator(pg_catalog./) (case when " + forged + " then 0 else 1 end), " + seedAndRoles
 	// Behind a pooler other clients may prepare by SQL on the same server connection, and none of our statements is

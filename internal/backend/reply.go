@@ -58,7 +58,7 @@ func (w *wire) fill() error {
 	if w.lo == w.hi && w.fault != nil {
 		return w.fault
 	}
-	if w.lo == w.hi && err != nil {
+	if n == 0 { // else the error comes again
 		return err
 	}
 	return nil
@@ -303,8 +303,8 @@ func (w *wire) drain() error {
 			return err
 		}
 		for rest := w.buf[w.lo:w.hi]; len(rest) > 0; rest = rest[1+binary.BigEndian.Uint32(rest[1:]):] {
-			if rest[0] != 'S' {
-				return io.ErrUnexpectedEOF // somebody else's answer among ours
+			if rest[0] != 'S' || len(rest) < 5 || int64(binary.BigEndian.Uint32(rest[1:])) >= int64(len(rest)) {
+				return io.ErrUnexpectedEOF // somebody else's answer among ours, or the end of one
 			}
 		}
 	}

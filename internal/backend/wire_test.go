@@ -99,6 +99,61 @@ func TestOwnerStaysUntilTheResetIsAcknowledged(t *testing.T) {
 	}
 }
 
+// Nobody waits for the answer to a reset at release, until somebody else uses the connection.
+func TestAResetThatNobodyWaitsFor(t *testing.T) {
+	t.Parallel()
+	setting := bytesOf(t, &pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"})
+	done := bytesOf(t, append(slices.Repeat([]encoder{&pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("RESET")}},
+		backend.ResetCommands+1), &pgproto3.ReadyForQuery{TxStatus: 'I'})...)
+	for name, c := range map[string]struct {
+		answer []byte
+		err    error
+		left   []byte // for pgx
+	}{
+		"done":                    {done, nil, nil},
+		"settings reported":       {slices.Concat(setting, done[:32], setting, done[32:]), nil, slices.Concat(setting, setting)},
+		"nothing":                 {nil, io.EOF, nil},
+		"cut behind a setting":    {setting, io.EOF, nil},
+		"cut":                     {done[:len(done)-6], io.EOF, nil},
+		"another's row before":    {slices.Concat(bytesOf(t, &pgproto3.NoticeResponse{Message: "SSSS"}), done)[5:], io.ErrUnexpectedEOF, nil},
+		"another's setting's end": {slices.Concat(setting[2:], done), io.ErrUnexpectedEOF, nil},
+		"another's ready message": {slices.Concat(setting, bytesOf(t, &pgproto3.ReadyForQuery{TxStatus: 'I'})), nil, setting},
+		"half an answer unlooked": {slices.Concat(setting, done[:11]), io.EOF, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, r := range []io.Reader{bytes.NewReader(c.answer), iotest.OneByteReader(bytes.NewReader(c.answer)), iotest.DataErrReader(bytes.NewReader(c.answer))} {
+				w := backend.NewTestWire(r, io.Discard, "acme")
+				require.NoError(t, w.SendReset())
+				err := w.Drain()
+				if c.err == nil {
+					require.NoError(t, err)
+					got, err := io.ReadAll(w)
+					require.NoError(t, err)
+					require.Equal(t, string(c.left), string(got))
+				} else {
+					require.Error(t, err)
+				}
+			}
+		})
+	}
+}
+
+// pgx may have read the beginning of what a server says unasked, and not its end.
+func TestAResetBehindAMessageThatIsHalfRead(t *testing.T) {
+	t.Parallel()
+	all, _ := answers(t)
+	notice := bytesOf(t, &pgproto3.NoticeResponse{Severity: "WARNING", Code: "01000", Message: "hello"})
+	w := backend.NewTestWire(bytes.NewReader(append(all, notice...)), io.Discard, "acme")
+	send(t, w)
+	_, callers := answers(t)
+	_, err := io.ReadFull(w, make([]byte, len(callers)+5))
+	require.NoError(t, err)
+	require.NoError(t, w.SendReset())
+	w.Reconnect(bytes.NewReader(bytesOf(t, &pgproto3.ReadyForQuery{TxStatus: 'I'})))
+	require.ErrorIs(t, w.Drain(), io.ErrUnexpectedEOF)
+}
+
 // A server sends what was notified when it is about to be idle again, so it may come behind the failure of the reset that would have
 // ended the LISTEN of whoever had the connection before. It is not this one's, who may take another connection.
 func TestANotificationBehindAFailedResetIsNobodys(t *testing.T) {
