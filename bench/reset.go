@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -136,8 +137,10 @@ func compare(ctx context.Context, out io.Writer, title, head string, designs []d
 	busy := make([][]time.Duration, len(designs))
 	slept := make([][]time.Duration, len(designs))
 	pause := time.NewTimer(0)
+	order := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // which comes next decides what the caches hold
 	for range resetRounds {
-		for i, d := range designs {
+		for _, i := range order.Perm(len(designs)) {
+			d := designs[i]
 			for _, to := range []*[]time.Duration{&busy[i], &slept[i]} {
 				if to == &slept[i] {
 					<-pause.C
