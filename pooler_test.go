@@ -125,18 +125,25 @@ func TestAStatementPreparedBySQLIsRefusedBehindAPooler(t *testing.T) {
 	seen(t, a, db, "a", 1)
 }
 
+// besideAnother is a pooler with one server connection, and another client of it.
+func besideAnother(t *testing.T) (bouncer *pgtest.Bouncer, database string, foreign *pgx.Conn) {
+	t.Helper()
+	server := pgtest.Shared(t, "wire")
+	database = server.NewDatabase(t, wireTables)
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	foreign, err = pgx.Connect(t.Context(), bouncer.DSN("wire_app", database)+" default_query_exec_mode=exec")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = foreign.Close(context.WithoutCancel(t.Context())) })
+	return bouncer, database, foreign
+}
+
 // A session's statement_timeout stays on the server connection that the pooler shares, and the reset of the next client
 // runs under it.
 func TestATimeoutLeftBehindAPoolerDoesNotEndTheNextTenantsStatement(t *testing.T) {
 	t.Parallel()
-	server := pgtest.Shared(t, "wire")
-	database := server.NewDatabase(t, wireTables)
-	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = bouncer.Stop() })
-	foreign, err := pgx.Connect(t.Context(), bouncer.DSN("wire_app", database)+" default_query_exec_mode=exec")
-	require.NoError(t, err)
-	defer foreign.Close(t.Context())
+	bouncer, database, foreign := besideAnother(t)
 	a := shardedpg.WithTenant(t.Context(), "a")
 	for range 40 {
 		_, err := foreign.Exec(t.Context(), "select set_config('statement_timeout', '1', false)")
@@ -153,15 +160,8 @@ func TestATimeoutLeftBehindAPoolerDoesNotEndTheNextTenantsStatement(t *testing.T
 // Temporary relations and types are found before the catalog's, and a domain runs a function.
 func TestWhatAnotherClientHasMadeBehindAPoolerRunsNothingInOurStatements(t *testing.T) {
 	t.Parallel()
-	server := pgtest.Shared(t, "wire")
-	database := server.NewDatabase(t, wireTables)
-	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "transaction", PoolSize: 1})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = bouncer.Stop() })
-	foreign, err := pgx.Connect(t.Context(), bouncer.DSN("wire_app", database)+" default_query_exec_mode=exec")
-	require.NoError(t, err)
-	defer foreign.Close(t.Context())
-	_, err = foreign.Exec(t.Context(), `create function pg_temp.f(v anyelement) returns bool language plpgsql as $$ begin
+	bouncer, database, foreign := besideAnother(t)
+	_, err := foreign.Exec(t.Context(), `create function pg_temp.f(v anyelement) returns bool language plpgsql as $$ begin
 		perform pg_catalog.set_config('app.left', 'behind', false);
 		execute 'listen left_behind';
 		return true; end $$;
