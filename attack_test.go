@@ -357,6 +357,85 @@ func TestATemporaryTypeRunsNothingInTheReset(t *testing.T) {
 	}
 }
 
+// A reset may be cancelled: its first commands run under the timeout that they take away. All of it is undone then, in a block that is not
+// the next tenant's to end.
+func TestAResetThatIsCancelledLeavesNothingToTheNextTenant(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})
+	f.requireOwnRows()
+	pid := f.pid(f.a, f.db)
+	f.exec(f.a, f.db, "select hidden_exec('create temp table x ()'), hidden_exec($1)", "set "+guc+" = 'acme'")
+	require.Equal(t, pid, f.pid(f.a, f.db))
+	outsider := f.connectAs("postgres")
+	_, err := outsider.Exec(t.Context(), "begin; do $$ begin execute 'lock table ' || (select oid::regclass from pg_class where relname = 'x') || "+
+		"' in access share mode'; end $$") // discard temp waits for it
+	require.NoError(t, err)
+	conn := f.conn(f.b)
+	read := make(chan error, 1)
+	var notes string
+	go func() { read <- conn.QueryRowContext(f.b, notesSQL).Scan(&notes) }()
+	require.Eventually(t, func() bool {
+		return outside[bool](f, "select exists (select from pg_locks where pid = $1 and not granted)", pid)
+	}, 10*time.Second, time.Millisecond)
+	require.True(t, outside[bool](f, "select pg_cancel_backend($1)", pid))
+	require.NoError(t, <-read)
+	require.Equal(t, notesOfB, notes)
+	_, err = conn.ExecContext(f.b, "rollback; insert into orders (note) values ('of globex')")
+	requireCode(t, err, "42501") // behind a ROLLBACK there is no tenant
+	require.NoError(t, conn.Close())
+	require.Zero(t, f.count("of globex"))
+}
+
+func TestARoleThatMayNotLookDoesNotStopTheNextTenant(t *testing.T) {
+	t.Parallel()
+	for _, function := range []string{"pg_advisory_unlock_all()", "set_config(text,text,bool)", "pg_prepared_statement()", "current_setting(text)"} {
+		t.Run(function, func(t *testing.T) {
+			t.Parallel()
+			const conns = 4 // more than a statement has tries
+			f := newFleet(t, fleetOptions{
+				schema: []string{
+					hiddenSQL, "revoke execute on function pg_catalog." + function + " from public",
+					"grant execute on function pg_catalog." + function + " to app",
+				},
+				config: func(c *shardedpg.Config) { c.MaxConns, c.TenantShare = conns, 1 },
+			})
+			for _, hidden := range []string{
+				"set role app_reader",
+				"do $$ declare n text; begin for n in select name from pg_prepared_statements where name like 'sharded_pg_a%' loop execute format('deallocate %I', n); end loop; end $$",
+			} {
+				var held []*sql.Conn
+				for range conns {
+					held = append(held, f.conn(f.a))
+					f.requireNotes(f.a, held[len(held)-1], notesOfA)
+				}
+				for _, conn := range held {
+					require.NoError(t, conn.Close())
+				}
+				held = held[:0]
+				for range conns { // each has served both, and so has the statement of a change of tenants
+					held = append(held, f.conn(f.b))
+					f.requireNotes(f.b, held[len(held)-1], notesOfB)
+				}
+				for _, conn := range held {
+					require.NoError(t, conn.Close())
+				}
+				held = held[:0]
+				for range conns {
+					held = append(held, f.conn(f.a))
+					f.exec(f.a, held[len(held)-1], "select hidden_exec($1)", hidden)
+				}
+				for _, conn := range held {
+					require.NoError(t, conn.Close())
+				}
+				f.requireNotes(f.b, f.db, notesOfB)
+				tx := f.begin(f.b)
+				f.requireNotes(f.b, tx, notesOfB)
+				require.NoError(t, tx.Commit())
+			}
+		})
+	}
+}
+
 // Statements that were refused have been counted, and the first that is sent carries the reset.
 func TestAHiddenRoleDoesNotFailATransactionThatBeganWithARefusal(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -178,6 +179,44 @@ func TestWhatAnotherClientHasMadeBehindAPoolerRunsNothingInOurStatements(t *test
 		_, err = foreign.Exec(t.Context(), "create temp view if_it_is_still_there as select 1; drop view if_it_is_still_there")
 		require.NoError(t, err)
 	}
+}
+
+// The block of a reset that was cancelled, in which all is as another client has left it, is not the tenant's to end.
+func TestAResetThatIsCancelledBehindAPoolerLeavesNoBlock(t *testing.T) {
+	t.Parallel()
+	bouncer, database, foreign := besideAnother(t)
+	b := shardedpg.WithTenant(t.Context(), "b")
+	conn, err := pooled(t, bouncer, database, "exec", 1).Conn(b)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.ExecContext(b, "set work_mem = '5MB'") // from here on it is not moved to another connection
+	require.NoError(t, err)
+	var pid int
+	require.NoError(t, foreign.QueryRow(t.Context(), "select pg_backend_pid()").Scan(&pid))
+	_, err = foreign.Exec(t.Context(), "create temp table x (); set app.current_tenant_id = 'a'")
+	require.NoError(t, err)
+	outsider, err := pgx.Connect(t.Context(), pgtest.Shared(t, "wire").DSN("postgres", database))
+	require.NoError(t, err)
+	defer outsider.Close(t.Context())
+	_, err = outsider.Exec(t.Context(), "begin; do $$ begin execute 'lock table ' || (select oid::regclass from pg_class where relname = 'x') || "+
+		"' in access share mode'; end $$") // discard temp waits for it
+	require.NoError(t, err)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := conn.ExecContext(b, "update notes set note = note")
+		failed <- err
+	}()
+	require.Eventually(t, func() bool {
+		var cancelled bool
+		err := outsider.QueryRow(t.Context(), "select coalesce(bool_or(pg_cancel_backend(pid)), false) from pg_locks where pid = $1 and not granted", pid).Scan(&cancelled)
+		return err == nil && cancelled
+	}, 10*time.Second, time.Millisecond)
+	require.ErrorIs(t, <-failed, shardedpg.ErrPrologue)
+	_, err = conn.ExecContext(b, "rollback; update notes set note = 'stolen'")
+	require.NoError(t, err)
+	var stolen int
+	require.NoError(t, outsider.QueryRow(t.Context(), "select count(*) from notes where note = 'stolen'").Scan(&stolen))
+	require.Zero(t, stolen, "behind a ROLLBACK there is no tenant")
 }
 
 type queryer interface {

@@ -143,8 +143,10 @@ func (c *Conn) restart(ctx context.Context) bool {
 // statement_timeout the server connection's last user has left, so its being cancelled says nothing about this one.
 func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code string, try int) error {
 	l := &c.lease
+	spoiled := l.backend.Spoiled()
 	switch {
-	case code == "57014" && !(l.backend.Pooled() && ctx.Err() == nil): // cancelled, as it may happen to any statement
+	case code == "57014" && !spoiled && !(l.backend.Pooled() && ctx.Err() == nil): // cancelled, as it may happen to any statement
+		c.leaveOpenBlock()
 		return server
 	case code == "57P01", code == "57P02", code == "57P03": // shut down
 		l.shard.pool.Flush()
@@ -152,7 +154,6 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	// Of spoiled connections there may be more than tries; each one is closed here, and a new one needs no reset. A reset is in front of
 	// the lease's first statement, so what is left on the connection is not this one's, and of its transaction nothing has run: statements
 	// that were counted before were refused.
-	spoiled := l.backend.Spoiled()
 	again := spoiled || try < maxTries-1 && !l.backend.Used()
 	if again && (!c.tx.open || c.tx.statements <= 1 || spoiled) && !l.backend.SentInBlock() {
 		c.tx.statements = min(c.tx.statements, 1)
@@ -170,8 +171,17 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 		advice = "a function or DO block called in this transaction has taken the driver's prepared statements away " +
 			"(DEALLOCATE, DISCARD); roll it back, and call that outside transactions"
 	}
+	c.leaveOpenBlock()
 	return &Error{Stage: StagePrologue, Tenant: l.tenant, Shard: l.shard.name, Err: fmt.Errorf(
 		"%w: %s (SQLSTATE %s); %s", ErrPrologue, server.Message, code, advice)}
+}
+
+// leaveOpenBlock closes a connection behind a pooler on which the block of the reset was left open by its failure. (Without a pooler it has been replaced.)
+// Nothing is put in front of a statement that may end a failed block, so what comes behind it would meet what the reset has not taken away.
+func (c *Conn) leaveOpenBlock() {
+	if b := c.lease.backend; b.Pooled() && b.Status() != 'I' && !b.SentInBlock() {
+		c.drop()
+	}
 }
 
 // cut handles the end of a connection that a pooler tells of. It has sent the flight on, unless it says that it could not.

@@ -251,11 +251,26 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	first := !seg.failed // a pooler has the last word about a connection that the server has ended
 	seg.failed = true
 	if first && (ours || seg.whole) {
-		w.ours, w.spoiled = code, seg.reset > 0 || seg.attests && code == notAttested
+		w.ours, w.spoiled = code, seg.spoiled(code, errorField(m, 'R'))
 		if code == undefinedStatement { // nobody could read that it was taken away
 			w.dropped = true
 		}
 	}
+}
+
+// spoiled reports whether an error of ours is about what was left on the connection, or may be. In the prologue behind a reset there is also
+// what is wrong with its tenant, and that must not cost others their connections.
+func (s *segment) spoiled(code, routine string) bool {
+	if s.reset > 0 || !s.attests {
+		return s.reset > 0
+	}
+	switch code {
+	case notAttested, undefinedStatement, "57014": // cancelled before it was done
+		return true
+	case "42501": // a role that may not even look; the tenant's own would be refused by another routine
+		return routine == "aclcheck_error"
+	}
+	return false
 }
 
 // parameter watches the settings that decide how a statement's text is read: a reset inside a simple-protocol string
