@@ -137,7 +137,7 @@ func compare(ctx context.Context, out io.Writer, title, head string, designs []d
 	busy := make([][]time.Duration, len(designs))
 	slept := make([][]time.Duration, len(designs))
 	pause := time.NewTimer(0)
-	order := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // which comes next decides what the caches hold
+	order := rand.New(rand.NewPCG(1, 2)) // which one came before decides what the caches hold
 	for range resetRounds {
 		for _, i := range order.Perm(len(designs)) {
 			d := designs[i]
