@@ -18,7 +18,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-const startTimeout = 60 * time.Second
+const (
+	startTimeout = 60 * time.Second
+	stopTimeout  = 30 * time.Second
+)
 
 // Options say what kind of server to start. The zero value is a good one.
 type Options struct {
@@ -254,7 +257,11 @@ func (s *Server) halt(signal os.Signal) {
 	if s.process == nil {
 		return
 	}
-	s.process.end(signal)
+	process := s.process
+	// A postmaster that is told to stop in the middle of recovering from a crash may not hear it.
+	unheard := time.AfterFunc(stopTimeout, func() { killTree(process.pid()) })
+	defer unheard.Stop()
+	process.end(signal)
 	s.process = nil
 }
 
