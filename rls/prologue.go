@@ -57,7 +57,7 @@ func CheckGUC(name string) error {
 // SQL returns the text of a step for the tenant setting guc, which CheckGUC has accepted. Tagged, an identity step sets
 // application_name as well: a statement of its own would cost half as much as all of the prologue. Signed, it sets the token. It is
 // a condition that nothing meets, because to make a row and send it takes a fifth of all that a step takes; PostgreSQL looks at the
-// parts of an OR from the left until one is true (checked on each major by the tests). Parts of the caller's come first, are false, and
+// parts of an OR from the left until one is true, as the tests of the steps show. Parts of the caller's come first, are false, and
 // have no values. All is named with its schema, because a text may be parsed while the search_path is a tenant's.
 func SQL(step Step, guc string, tagged, signed bool, first ...string) string {
 	parts := append(first, untagged(step, guc)...)
