@@ -322,13 +322,23 @@ func TestAResetIsWholeWhereThePrologueComesLate(t *testing.T) {
 				f.exec(f.b, conn, begin)
 				f.exec(f.b, conn, "rollback")
 				require.NoError(t, conn.Close())
-				require.Zero(t, value[int](t, f.b, f.db, found), begin)
+				require.Zero(t, value[int](t, f.b, f.db, found), "%s, behind it", begin)
+				leave()
+				conn = f.conn(f.b)
+				f.exec(f.b, conn, begin)
+				require.Zero(t, value[int](t, f.b, conn, found), "%s, in it", begin)
+				require.NoError(t, conn.Close())
 			}
-			leave()
-			tx := f.begin(f.b)
-			f.exec(f.b, tx, "set transaction isolation level repeatable read")
-			require.NoError(t, tx.Rollback())
-			require.Zero(t, value[int](t, f.b, f.db, found), "set transaction")
+			for _, in := range []bool{false, true} {
+				leave()
+				tx := f.begin(f.b)
+				f.exec(f.b, tx, "set transaction isolation level repeatable read")
+				if in {
+					require.Zero(t, value[int](t, f.b, tx, found), "set transaction, in it")
+				}
+				require.NoError(t, tx.Rollback())
+				require.Zero(t, value[int](t, f.b, f.db, found), "set transaction, behind it")
+			}
 		})
 	}
 }
@@ -403,30 +413,20 @@ func TestARoleThatMayNotLookDoesNotStopTheNextTenant(t *testing.T) {
 				"set role app_reader",
 				"do $$ declare n text; begin for n in select name from pg_prepared_statements where name like 'sharded_pg_a%' loop execute format('deallocate %I', n); end loop; end $$",
 			} {
-				var held []*sql.Conn
-				for range conns {
-					held = append(held, f.conn(f.a))
-					f.requireNotes(f.a, held[len(held)-1], notesOfA)
+				onEach := func(ctx context.Context, use func(conn *sql.Conn)) {
+					var held []*sql.Conn
+					for range conns {
+						held = append(held, f.conn(ctx))
+						use(held[len(held)-1])
+					}
+					for _, conn := range held {
+						require.NoError(t, conn.Close())
+					}
 				}
-				for _, conn := range held {
-					require.NoError(t, conn.Close())
-				}
-				held = held[:0]
-				for range conns { // each has served both, and so has the statement of a change of tenants
-					held = append(held, f.conn(f.b))
-					f.requireNotes(f.b, held[len(held)-1], notesOfB)
-				}
-				for _, conn := range held {
-					require.NoError(t, conn.Close())
-				}
-				held = held[:0]
-				for range conns {
-					held = append(held, f.conn(f.a))
-					f.exec(f.a, held[len(held)-1], "select hidden_exec($1)", hidden)
-				}
-				for _, conn := range held {
-					require.NoError(t, conn.Close())
-				}
+				// Each serves both first, so that the statement of a change of tenants is prepared.
+				onEach(f.a, func(conn *sql.Conn) { f.requireNotes(f.a, conn, notesOfA) })
+				onEach(f.b, func(conn *sql.Conn) { f.requireNotes(f.b, conn, notesOfB) })
+				onEach(f.a, func(conn *sql.Conn) { f.exec(f.a, conn, "select hidden_exec($1)", hidden) })
 				f.requireNotes(f.b, f.db, notesOfB)
 				tx := f.begin(f.b)
 				f.requireNotes(f.b, tx, notesOfB)

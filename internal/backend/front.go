@@ -36,8 +36,12 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		}
 		return out, m
 	}
+	late := flags&sqllex.Begin != 0 // the caller's comes before any query
+	if w.begin != noBegin {
+		late = flags&sqllex.SetTransaction != 0
+	}
 	if w.resetDue() {
-		out = w.reset(out, seg, w.begin == noBegin && flags&sqllex.Begin != 0 || w.begin != noBegin && flags&sqllex.SetTransaction != 0)
+		out = w.reset(out, seg, late)
 	} else {
 		w.lanes.direct.Add(1)
 	}
@@ -45,10 +49,8 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		out = append(out, w.own(seg, keptBegin(w.begin)).begin[w.begin]...)
 		seg.begun = true
 		seg.drop++
-		if flags&sqllex.SetTransaction != 0 {
-			return w.behindFirst(out, seg, m, rest, flags, text)
-		}
-	} else if flags&sqllex.Begin != 0 {
+	}
+	if late {
 		return w.behindFirst(out, seg, m, rest, flags, text)
 	}
 	return w.prologue(out, seg), m

@@ -27,7 +27,7 @@ const (
 const decide = "	if w.resetDue() {\n"
 
 // addReset puts the reset in front.
-const addReset = "		out = w.reset(out, seg, w.begin == noBegin && flags&sqllex.Begin != 0 || w.begin != noBegin && flags&sqllex.SetTransaction != 0)\n"
+const addReset = "		out = w.reset(out, seg, late)\n"
 
 // addPrologue ends the decision.
 const addPrologue = "		return w.behindFirst(out, seg, m, rest, flags, text)\n	}\n	return w.prologue(out, seg), m\n}\n"
