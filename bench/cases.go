@@ -19,6 +19,7 @@ type benchCase struct {
 	name string
 	// idle: one operation after a second of idleness, at concurrency 1 only.
 	idle bool
+	tx   bool // a transaction
 	run  func(ctx context.Context, p peer, w *worker) error
 }
 
@@ -39,11 +40,11 @@ func allCases() []benchCase {
 			err := p.Do(ctx, w.hotTenant(), func(ctx context.Context, q querier) error { return update(ctx, q, id) })
 			return w.wrote(err)
 		}},
-		{name: "tx1", run: func(ctx context.Context, p peer, w *worker) error {
+		{name: "tx1", tx: true, run: func(ctx context.Context, p peer, w *worker) error {
 			tenant, id := w.hotTenant(), w.hotRow()
 			return p.Tx(ctx, tenant, func(ctx context.Context, q querier) error { return read(ctx, q, tenant, id) })
 		}},
-		{name: "tx3", run: func(ctx context.Context, p peer, w *worker) error {
+		{name: "tx3", tx: true, run: func(ctx context.Context, p peer, w *worker) error {
 			tenant, id := w.hotTenant(), w.hotRow()
 			err := p.Tx(ctx, tenant, func(ctx context.Context, q querier) error {
 				if err := read(ctx, q, tenant, id); err != nil {

@@ -60,7 +60,9 @@ func measureNoisy(ctx context.Context, out io.Writer, o options) (_ results, err
 	for _, conns := range o.noisyConns {
 		var some []*noisyRun
 		for _, kind := range o.peers {
-			some = append(some, &noisyRun{kind: kind, peer: kind.name, conns: conns})
+			if !kind.floor {
+				some = append(some, &noisyRun{kind: kind, peer: kind.name, conns: conns})
+			}
 		}
 		shown := len(some) // in the chart
 		some = append(some, floors(o.peers, conns)...)

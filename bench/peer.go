@@ -70,12 +70,15 @@ type peerKind struct {
 	fixed bool
 	// learns: the peer remembers tenants. It meets all of them before it is measured, as a server that has run for a while.
 	learns bool
-	open   func(context.Context, peerConfig) (peer, error)
+	// floor: no way to give statements their tenant, only what every way costs. It has no transactions, and makes no noise.
+	floor bool
+	open  func(context.Context, peerConfig) (peer, error)
 }
 
 const (
 	limitPeer     = "plain"
 	perTenantPeer = "db-per-tenant"
+	floorPeer     = "floor"
 	ownPeer       = "sharded-pg"
 )
 
@@ -100,6 +103,10 @@ func allPeers() []peerKind {
 		{
 			name: "pool-hooks", open: openHooks,
 			note: "stdlib.OpenDBFromPool with PrepareConn SET and AfterRelease RESET",
+		},
+		{
+			name: floorPeer, fixed: true, floor: true, open: openFloor,
+			note: "plain, with the driver's prologue and reset in front of each statement and nothing else of it",
 		},
 		{
 			name: ownPeer, learns: true, open: openSharded,

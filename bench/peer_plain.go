@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -19,6 +20,11 @@ type plain struct {
 }
 
 func openPlain(ctx context.Context, cfg peerConfig) (peer, error) {
+	return openFixed(ctx, cfg, func(*pgx.ConnConfig, string) []stdlib.OptionOpenDB { return nil })
+}
+
+// openFixed opens the two, with connections of one tenant each that adjust may change.
+func openFixed(ctx context.Context, cfg peerConfig, adjust func(*pgx.ConnConfig, string) []stdlib.OptionOpenDB) (peer, error) {
 	conn, err := cfg.connConfig()
 	if err != nil {
 		return nil, err
@@ -26,7 +32,8 @@ func openPlain(ctx context.Context, cfg peerConfig) (peer, error) {
 	open := func(tenant string, conns int) *sql.DB {
 		own := conn.Copy()
 		own.RuntimeParams[tenantSetting] = tenant
-		db := stdlib.OpenDB(*own)
+		options := adjust(own, tenant)
+		db := stdlib.OpenDB(*own, options...)
 		db.SetMaxOpenConns(conns)
 		db.SetMaxIdleConns(cfg.concurrency)
 		return db

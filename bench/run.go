@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"time"
 )
 
@@ -119,11 +120,12 @@ func (b *bench) measure(ctx context.Context, delayMS float64, concurrency int) e
 		return err
 	}
 	for _, c := range b.cases {
+		some := slices.DeleteFunc(slices.Clone(peers), func(o *opened) bool { return c.tx && o.kind.floor })
 		switch {
 		case !c.idle:
-			err = measureCase(ctx, peers, c, b.rounds, b.roundTime)
+			err = measureCase(ctx, some, c, b.rounds, b.roundTime)
 		case concurrency == 1:
-			err = measureIdle(ctx, peers, c, b.idleRounds, b.idle)
+			err = measureIdle(ctx, some, c, b.idleRounds, b.idle)
 		}
 		if err != nil {
 			return err
