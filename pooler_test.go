@@ -12,6 +12,7 @@ import (
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/registry"
+	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 // pooled opens a driver instance of its own behind a PgBouncer.
@@ -217,6 +218,41 @@ func TestAResetThatIsCancelledBehindAPoolerLeavesNoBlock(t *testing.T) {
 	var stolen int
 	require.NoError(t, outsider.QueryRow(t.Context(), "select count(*) from notes where note = 'stolen'").Scan(&stolen))
 	require.Zero(t, stolen, "behind a ROLLBACK there is no tenant")
+}
+
+// The server skips a COPY behind a failed prologue, and waits for somebody to end that.
+func TestACopyBehindAPoolerEndsHoweverItFails(t *testing.T) {
+	t.Parallel()
+	bouncer, database, foreign := besideAnother(t)
+	store, err := registry.NewStatic(registry.Fleet{
+		Shards: []registry.Shard{{Name: "s1", DSN: bouncer.DSN("wire_app", database) + " default_query_exec_mode=exec"}},
+		Tenants: []registry.Tenant{
+			{ID: "a", Shard: "s1", Plan: "starter"},
+			{ID: "c", Shard: "s1", Plan: "starter", Model: resolver.ModelSchema, Schema: "c", Role: "no_such_role"},
+		},
+	})
+	require.NoError(t, err)
+	db := pooled(t, bouncer, database, "exec", 1, func(c *shardedpg.Config) { c.Store = store })
+	for _, tc := range []struct{ tenant, text, code string }{
+		{"a", "copy notes from stdin", "0A000"},
+		{"a", "begin; copy notes from stdin", "0A000"},
+		{"a", "begin isolation level nonsense; copy notes from stdin", "42601"},
+		{"c", "copy notes from stdin", "22023"},
+	} {
+		ctx, cancel := context.WithTimeout(shardedpg.WithTenant(t.Context(), tc.tenant), 20*time.Second)
+		conn, err := db.Conn(ctx)
+		require.NoError(t, err)
+		require.NoError(t, conn.Raw(func(c any) error {
+			_, err := c.(interface{ Conn() *pgx.Conn }).Conn().PgConn().Exec(ctx, tc.text).ReadAll()
+			requireCode(t, err, tc.code)
+			return nil
+		}))
+		require.NoError(t, conn.Close())
+		var one int
+		require.NoError(t, foreign.QueryRow(ctx, "select 1").Scan(&one))
+		require.Equal(t, 1, one)
+		cancel()
+	}
 }
 
 type queryer interface {

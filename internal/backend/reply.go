@@ -250,6 +250,9 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 	}
 	first := !seg.failed // a pooler has the last word about a connection that the server has ended
 	seg.failed = true
+	if first && seg.owes && !seg.tailed && seg.drop+seg.drop2 > 0 {
+		_, _ = w.w.Write([]byte(syncMessage)) // if it does not get there, no answer does either
+	}
 	if first && (ours || seg.whole) {
 		w.ours, w.spoiled = code, seg.spoiled(code, errorField(m, 'R'))
 		if code == undefinedStatement { // nobody could read that it was taken away

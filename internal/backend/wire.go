@@ -97,6 +97,7 @@ type segment struct {
 	drop2   int  // then commands of ours again
 	query   bool // simple protocol
 	twice   bool // a Sync follows the Query, so ReadyForQuery comes twice
+	owes    bool // a Sync has to follow if the Query is skipped
 	tail    bool // a command of ours ends the Query, behind the caller's
 	tailed  bool // and only its answer is still to come
 	whole   bool // nothing of it is the caller's
@@ -196,9 +197,13 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 					if w.joins && flags&sqllex.Multi == 0 {
 						m, seg.tail = withTail(m), true
 					}
-					// An error in front makes the server skip to the next Sync, over the Query: it needs one.
-					seg.twice = true
-					out = append(append(out, m...), syncMessage...)
+					// An error in front makes the server skip to the next Sync, over the Query: it needs one. A pooler would
+					// give the second answer to the next client, so behind one it is sent when there is such an error.
+					out = append(out, m...)
+					if seg.owes = w.pooled; !seg.owes {
+						seg.twice = true
+						out = append(out, syncMessage...)
+					}
 				}
 				w.note(flags)
 				w.open = false

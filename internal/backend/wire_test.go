@@ -212,6 +212,9 @@ func TestBehindAPoolerAFlightIsAnsweredByOneReadyForQuery(t *testing.T) {
 		"select 1; select ';' ; ": {"select 1;", "select ';' ;"},
 		"-- é\ninsert into t values (1);;\nselect": {"-- é\ninsert into t values (1);", ";\nselect"},
 		"begin; select 1; commit":                  {"begin;", "select 1;", "commit"},
+		"copy t from stdin":                        nil, // may be refused, and then would swallow no Sync
+		"select 1; copy t from stdin":              nil,
+		"begin; copy t from stdin":                 {"begin;"},
 	} {
 		var sent bytes.Buffer
 		w := backend.NewTestWire(bytes.NewReader(nil), &sent, "acme")
