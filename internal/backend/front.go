@@ -15,8 +15,12 @@ func (w *wire) front(out []byte, seg *segment, m, rest []byte, flags sqllex.Flag
 		return out, m
 	}
 	seg.fronted = true
-	if w.pipelined() {
-		if flags&(opensTx|sqllex.End|sqllex.RollbackTo) == 0 {
+	// Behind a pooler each segment may meet another server connection, unless all are in one transaction.
+	if w.pipelined() && !(w.pooled && w.status == 'I') {
+		switch {
+		case flags&opensTx != 0:
+			return w.behindFirst(out, seg, m, rest, flags, text)
+		case flags&(sqllex.End|sqllex.RollbackTo) == 0:
 			out = w.prologue(out, seg)
 		}
 		return out, m
@@ -80,6 +84,16 @@ const opensTx = sqllex.Begin | sqllex.SetTransaction
 func (w *wire) pipelined() bool {
 	for i := range len(w.segments) - 1 {
 		if w.segments[i].fronted {
+			return true
+		}
+	}
+	return false
+}
+
+// moved reports whether one of the segments before the last may begin or end a transaction.
+func (w *wire) moved() bool {
+	for i := range len(w.segments) - 1 {
+		if w.segments[i].moves {
 			return true
 		}
 	}

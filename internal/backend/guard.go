@@ -41,6 +41,8 @@ func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
 	switch {
 	case w.set.Tenant == "" || w.trusted:
 		return nil
+	case m[0] == 'F': // is answered by ReadyForQuery without a Sync, and PostgreSQL 18 would not commit it behind a prologue
+		return reason{ErrStatementRefused, "it calls a function by its number; call it in a SELECT"}
 	case flags&sqllex.ClusterWide != 0:
 		return reason{ErrStatementRefused, "it changes roles, databases, tablespaces or the server for every tenant; " +
 			"run it through ShardDB"}
@@ -54,6 +56,9 @@ func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
 		return reason{ErrTenantReadOnly, "make the tenant active in the registry before writing"}
 	case w.pooled && m[0] == 'B' && unnamedBind(m) && !w.fronted():
 		return reason{ErrStatementRefused, errUnnamedBind.Error()}
+	case w.pooled && w.moved() && !w.fronted():
+		return reason{ErrStatementRefused, "behind a pooler it may meet another server connection than what begins or ends a transaction " +
+			"in front of it; read the answer to that first"}
 	case w.pooled && flags&sqllex.SQLPrepared != 0:
 		return reason{ErrStatementRefused, "behind a pooler a statement that SQL has prepared may be another tenant's; use " +
 			"arguments, or a prepared statement of database/sql"}
@@ -66,13 +71,8 @@ func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
 
 // found is what the strict guard has against message m, in words; empty if nothing.
 func (w *wire) found(m []byte, f sqllex.Finding) string {
-	switch m[0] {
-	case 'F':
-		return "calls a function by its number; call it in a SELECT"
-	case 'B':
-		if _, known := w.stmts[string(boundStatement(m))]; !known {
-			return "runs a prepared statement that was not prepared on this connection by the program; prepare it first"
-		}
+	if m[0] == 'B' && !w.knows(m) {
+		return "runs a prepared statement that was not prepared on this connection by the program; prepare it first"
 	}
 	return w.guard.finds(f)
 }
@@ -119,6 +119,12 @@ func (w *wire) fronted() bool {
 }
 
 func unnamedBind(m []byte) bool { return len(boundStatement(m)) == 0 }
+
+// knows reports whether the text of the statement that a Bind is for was seen.
+func (w *wire) knows(m []byte) bool {
+	_, known := w.stmts[string(boundStatement(m))]
+	return known
+}
 
 // boundStatement is the name of the statement that a Bind is for.
 func boundStatement(m []byte) []byte {

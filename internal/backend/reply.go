@@ -126,7 +126,10 @@ func (w *wire) forward(m []byte) bool {
 		return true
 	}
 	seg := &w.segments[0]
-	ours := seg.drop > 0 || seg.pass == 0 && seg.drop2 > 0
+	ours := seg.drop > 0 || seg.pass+seg.more == 0 && seg.drop2 > 0
+	if !ours && seg.pass+seg.closes == 0 && seg.more > 0 && strings.IndexByte("123nT", m[0]) >= 0 {
+		seg.more--
+	}
 	switch m[0] {
 	case 'S':
 		w.parameter(m)

@@ -94,6 +94,7 @@ type segment struct {
 	closes  int  // Close messages of the caller's in front of it all, still to be answered
 	drop    int  // commands of ours still to be answered
 	pass    int  // then commands of the caller's
+	more    int  // then other messages of the caller's
 	drop2   int  // then commands of ours again
 	query   bool // simple protocol
 	twice   bool // a Sync follows the Query, so ReadyForQuery comes twice
@@ -105,6 +106,7 @@ type segment struct {
 	begun   bool // it carries the deferred BEGIN
 	failed  bool
 	keeps   kept // what it prepares
+	moves   bool // it may begin or end a transaction
 	// fronted: what belongs in front of it has been decided. late: that was a BEGIN or SET TRANSACTION of the caller's,
 	// and the prologue waits for the next statement.
 	fronted, late bool
@@ -178,6 +180,7 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 		case 'P', 'B', 'D', 'E', 'F', 'Q':
 			verdict, text := w.classify(m)
 			flags := verdict.Flags
+			seg.moves = seg.moves || flags&sqllex.TxControl != 0 || w.begin != noBegin || m[0] == 'B' && !w.knows(m)
 			if err := w.refusal(m, verdict); err != nil {
 				w.open = false
 				return out, answers + closers(p[len(p)-len(rest)-n:]), err
@@ -213,7 +216,7 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 			switch {
 			case m[0] == 'E':
 				if seg.late {
-					seg.pass++
+					seg.pass, seg.more = seg.pass+1, 0
 				}
 			case !seg.fronted:
 				out, m = w.front(out, seg, m, rest, flags, text)
@@ -225,12 +228,17 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 			if m[0] == 'P' || m[0] == 'B' {
 				w.note(flags)
 			}
+			if seg.late && m[0] != 'E' {
+				seg.more++
+			}
 		case 'S':
 			w.open = false
 			answers++
 		case 'C':
 			if !seg.fronted {
 				seg.closes++
+			} else if seg.late {
+				seg.more++
 			}
 			if len(m) > 6 && m[5] == 'S' {
 				delete(w.stmts, string(cstring(m[6:])))
