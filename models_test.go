@@ -308,6 +308,65 @@ func TestReadOnlyTenantsReadAndDoNotWrite(t *testing.T) {
 	}
 }
 
+// A tenant with a database of its own may have no policies there: only its transactions keep it from writing.
+func TestNothingOfAReadOnlyTenantOutlivesItsReadOnlyTransaction(t *testing.T) {
+	t.Parallel()
+	const write = "insert into probe values ('written', 1)"
+	f := newFleet(t, fleetOptions{
+		schema: []string{
+			"create procedure late_write() language plpgsql as 'begin commit; " + strings.ReplaceAll(write, "'", "''") + "; end'",
+			"create procedure reads() language plpgsql as 'begin perform from probe; end'",
+		},
+		routes: func(f *fleet, routes map[string]*resolver.Route) {
+			routes[tenantA].State = resolver.StateReadOnly
+			routes[tenantA].Model, routes[tenantA].Database = resolver.ModelDatabase, f.database
+		},
+	})
+	for _, text := range []string{
+		"select 1; commit; " + write, "commit; " + write, "rollback; " + write, "begin; commit; " + write, "begin; select 1; rollback; " + write,
+		"call late_write()", "do $$ begin rollback; " + write + "; end $$", "select 1; call late_write()",
+	} {
+		_, err := f.db.ExecContext(f.a, text)
+		require.ErrorIs(t, err, shardedpg.ErrTenantReadOnly, text)
+		_, err = f.db.QueryContext(f.a, text) // in messages of another kind
+		require.Error(t, err, text)
+		tx := f.begin(f.a)
+		_, err = tx.ExecContext(f.a, text)
+		require.Error(t, err, text)
+		require.NoError(t, tx.Rollback())
+	}
+	conn := f.conn(f.a)
+	for _, in := range []bool{false, true} {
+		for _, end := range []string{"commit", "rollback"} {
+			require.Error(t, f.rawError(conn, func(ctx context.Context, c *pgx.Conn) error {
+				if in {
+					_, err := c.Exec(ctx, "begin")
+					require.NoError(t, err)
+				}
+				b := &pgx.Batch{}
+				b.Queue(end)
+				b.Queue("with x as (" + write + ") select 1")
+				return c.SendBatch(ctx, b).Close()
+			}), end)
+			require.NoError(t, conn.Close())
+			conn = f.conn(f.a)
+		}
+	}
+	f.raw(conn, func(ctx context.Context, c *pgx.Conn) error { // what reads is let through
+		b := &pgx.Batch{}
+		b.Queue("begin")
+		b.Queue("select count(*) from probe")
+		b.Queue("commit")
+		return c.SendBatch(ctx, b).Close()
+	})
+	f.exec(f.a, conn, "select 1; select 2")
+	require.NoError(t, conn.Close())
+	tx := f.begin(f.a)
+	f.exec(f.a, tx, "call reads()")
+	require.NoError(t, tx.Commit())
+	require.Zero(t, outside[int](f, "select count(*) from probe"))
+}
+
 func TestDisabledTenantsAreRefusedAndOthersAreNot(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{})

@@ -54,6 +54,9 @@ func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
 	switch {
 	case w.set.ReadOnly && flags&sqllex.Writes != 0:
 		return reason{ErrTenantReadOnly, "make the tenant active in the registry before writing"}
+	case w.set.ReadOnly && w.outlives(m[0], flags):
+		return reason{ErrTenantReadOnly, "behind the end of its transaction nothing keeps a statement from writing; send the statements of a " +
+			"string or batch one by one, and CALL and DO in a transaction"}
 	case w.pooled && m[0] == 'B' && unnamedBind(m) && !w.fronted():
 		return reason{ErrStatementRefused, errUnnamedBind.Error()}
 	case w.pooled && w.moved() && !w.fronted():
@@ -110,6 +113,16 @@ func (g *guard) finds(f sqllex.Finding) string {
 		return "ends inside a string, a quoted name or a comment; close it"
 	}
 	return ""
+}
+
+// outlives reports whether a statement may go on, or comes, where a transaction of the same flight has ended, and with it what the prologue
+// has put in force.
+func (w *wire) outlives(kind byte, flags sqllex.Flags) bool {
+	seg := &w.segments[len(w.segments)-1]
+	behind := seg.ended && (kind == 'P' || kind == 'B' || kind == 'Q')
+	seg.ended = seg.ended || kind == 'B' && flags&sqllex.End != 0
+	return behind || flags&sqllex.Multi != 0 && flags&sqllex.TxControl != 0 ||
+		flags&sqllex.MayCommit != 0 && w.status == 'I' && w.begin == noBegin
 }
 
 // fronted reports whether the segment that is being written already has a prologue in front: then the unnamed statement of

@@ -61,6 +61,8 @@ const (
 	StrictRefused
 	// Unterminated means: the text ends inside a string, quoted identifier or comment.
 	Unterminated
+	// MayCommit means: any statement is CALL or DO, which may end the transaction that it runs in and go on in another.
+	MayCommit
 )
 
 // Verdict is the answer of [Scan].
@@ -326,6 +328,8 @@ func (st *statement) flags() Flags {
 		}
 	case wWriter:
 		return Writes | StrictRefused
+	case wCall:
+		return MayCommit | StrictRefused
 	}
 	return StrictRefused
 }

@@ -40,6 +40,7 @@ const (
 	wDrop
 	wCopy
 	wExplain
+	wCall   // CALL, DO
 	wWriter // TRUNCATE, GRANT, VACUUM …: writes, and nothing more is asked about it
 
 	// Words inside a statement.
@@ -141,6 +142,8 @@ func lookup(name []byte) word {
 		return wWriter
 	case "explain":
 		return wExplain
+	case "call", "do":
+		return wCall
 	case "all":
 		return wAll
 	case "analyze", "analyse":

@@ -26,6 +26,7 @@ const (
 	cluster  = sqllex.ClusterWide
 	refused  = sqllex.StrictRefused
 	unterm   = sqllex.Unterminated
+	commits  = sqllex.MayCommit
 	multiRef = multi | refused
 )
 
@@ -153,8 +154,10 @@ var verdicts = []struct {
 	{"copy t (a, b) from stdin", copyIn | writes | refused},
 	{"copy t to stdout", refused},
 	{"copy (select a from t) to stdout", refused},
-	{"do $$ begin end $$", refused},
-	{"call p()", refused},
+	{"do $$ begin end $$", commits | refused},
+	{"call p()", commits | refused},
+	{"select 1; CALL p()", commits | multiRef},
+	{"insert into t values (1) on conflict do nothing", plain | writes},
 	{"explain select 1", refused},
 	{"listen x", refused},
 	{"lock table t", refused},
@@ -302,7 +305,7 @@ func BenchmarkScan(b *testing.B) {
 
 var flagNames = []string{
 	"Empty", "Multi", "Plain", "Begin", "End", "RollbackTo", "TxControl", "SetTransaction",
-	"Writes", "Discard", "SQLPrepared", "CopyIn", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated",
+	"Writes", "Discard", "SQLPrepared", "CopyIn", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated", "MayCommit",
 }
 
 func names(f sqllex.Flags) string {
