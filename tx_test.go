@@ -193,6 +193,32 @@ func TestTheCallersOwnTighterLimitsSurvive(t *testing.T) {
 	require.Equal(t, "30s", value[string](t, f.b, f.db, "show statement_timeout"))
 }
 
+func TestOfASessionsOwnLimitsTheTighterHold(t *testing.T) {
+	t.Parallel()
+	for _, dsn := range []string{"", "default_query_exec_mode=simple_protocol"} {
+		f := newFleet(t, fleetOptions{dsn: dsn})
+		conn := f.conn(f.a)
+		for _, tc := range []struct{ set, timeout, workMem string }{
+			{"set statement_timeout = 0", "30s", "16MB"},
+			{"set work_mem = '1GB'", "30s", "16MB"},
+			{"set statement_timeout = '2h'; set work_mem = '1MB'", "30s", "1MB"},
+			{"select set_config('statement_timeout', '500ms', false)", "500ms", "1MB"},
+			{"reset all", "30s", "16MB"},
+		} {
+			f.exec(f.a, conn, tc.set)
+			require.Equal(t, tc.timeout, value[string](t, f.a, conn, "show statement_timeout"), tc.set)
+			tx, err := conn.BeginTx(f.a, nil)
+			require.NoError(t, err)
+			require.Equal(t, tc.workMem, value[string](t, f.a, tx, "show work_mem"), tc.set)
+			require.Equal(t, tc.timeout, value[string](t, f.a, tx, "show statement_timeout"), tc.set)
+			require.NoError(t, tx.Commit())
+			ctx, cancel := context.WithTimeout(f.a, 10*time.Second)
+			f.requireNotes(ctx, conn, notesOfA) // with a deadline's timeout
+			cancel()
+		}
+	}
+}
+
 func TestRollbackToArmsAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{})

@@ -145,6 +145,9 @@ func (w *wire) steps() int {
 func (w *wire) appendPrologue(out []byte, seg *segment) []byte {
 	step := w.set.Step(w.defs)
 	switch {
+	case !w.armed && w.used.notPlain && w.defs.Known: // the caller may have set others for the session
+		step = w.set.RearmStep()
+		w.set.ArmedMS = w.defs.TimeoutMS
 	case !w.armed: // first in its transaction: what is in force are the backend's own defaults
 	case w.dirty:
 		step = w.set.RearmStep()
