@@ -220,6 +220,24 @@ func TestAResetThatIsCancelledBehindAPoolerLeavesNoBlock(t *testing.T) {
 	require.Zero(t, stolen, "behind a ROLLBACK there is no tenant")
 }
 
+// PgBouncer puts these in force for its client, and the reset must not take them away.
+func TestParametersOfTheConnectionStringHoldBehindAPooler(t *testing.T) {
+	t.Parallel()
+	bouncer, database, foreign := besideAnother(t)
+	b := shardedpg.WithTenant(t.Context(), "b")
+	db := pooled(t, bouncer, database, "exec TimeZone='Asia/Tokyo' datestyle=German application_name='it\\'s'", 1)
+	for range 3 {
+		require.Equal(t, "Asia/Tokyo|German, DMY|it's", value[string](t, b, db, "select concat_ws('|', current_setting('timezone'), "+
+			"current_setting('datestyle'), current_setting('application_name'))"))
+		_, err := foreign.Exec(t.Context(), "set timezone = 'Europe/Berlin'")
+		require.NoError(t, err)
+		tx, err := db.BeginTx(b, &sql.TxOptions{Isolation: sql.LevelSerializable})
+		require.NoError(t, err)
+		require.Equal(t, "Asia/Tokyo", value[string](t, b, tx, "show timezone"))
+		require.NoError(t, tx.Commit())
+	}
+}
+
 // The server skips a COPY behind a failed prologue, and waits for somebody to end that.
 func TestACopyBehindAPoolerEndsHoweverItFails(t *testing.T) {
 	t.Parallel()

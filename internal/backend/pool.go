@@ -91,11 +91,12 @@ var ErrClosed = errors.New("connector closed")
 func NewPool(cfg Config) *Pool {
 	p := &Pool{
 		cfg:      cfg,
-		plain:    protocols{named: newProtocol(cfg.GUC, cfg.Tagged, false, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, false, unnamed)},
 		verdicts: sqllex.NewCache(),
 	}
+	params := cfg.Conn.RuntimeParams
+	p.plain = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, false, named, nil), unnamed: newProtocol(cfg.GUC, cfg.Tagged, false, unnamed, params)}
 	if cfg.Keys != nil {
-		p.signed = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, true, named), unnamed: newProtocol(cfg.GUC, cfg.Tagged, true, unnamed)}
+		p.signed = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, true, named, nil), unnamed: newProtocol(cfg.GUC, cfg.Tagged, true, unnamed, params)}
 	}
 	p.cfg.Conn, p.dial, p.hangUp = cfg.Conn.Copy(), p.dialServer, p.hangUpServer
 	p.several = hosts.Count(&cfg.Conn.Config) > 1

@@ -3,6 +3,9 @@ package backend
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -117,23 +120,23 @@ type encodedStep struct {
 // protocols are both forms that backends begin with.
 type protocols struct{ named, unnamed *protocol }
 
-// newProtocol returns the named or the unnamed form.
-func newProtocol(guc string, tagged, signed bool, f form) *protocol {
-	p := encodeProtocol(guc, tagged, signed, f)
+// newProtocol returns the named or the unnamed form. params are the run-time parameters of the connection string, for the unnamed one.
+func newProtocol(guc string, tagged, signed bool, f form, params map[string]string) *protocol {
+	p := encodeProtocol(guc, tagged, signed, f, params)
 	p.anew = p
 	if f == named {
-		p.anew = encodeProtocol(guc, tagged, signed, anew)
+		p.anew = encodeProtocol(guc, tagged, signed, anew, nil)
 	}
 	return p
 }
 
-func encodeProtocol(guc string, tagged, signed bool, f form) *protocol {
+func encodeProtocol(guc string, tagged, signed bool, f form, params map[string]string) *protocol {
 	p := &protocol{guc: guc, tagged: tagged, signed: signed}
 	for i, text := range ResetSQL {
 		if i == queryAt {
 			query := sealedSQL
 			if f == unnamed {
-				query = pooledSQL
+				query = pooledSQL + followed(params)
 			}
 			p.sealed.append("", query, unnamed)
 		}
@@ -150,6 +153,18 @@ func encodeProtocol(guc string, tagged, signed bool, f form) *protocol {
 		p.attest[s] = encodeStep(rls.Step(s), "a", rls.SQL(rls.Step(s), guc, tagged, signed, AttestSQL), p, f)
 	}
 	return p
+}
+
+// followed puts what a pooler has set for its client in force again. Without a pooler they came with the start-up message, and RESET ALL goes
+// back to that; here it goes back to what the pooler's own connection began with.
+func followed(params map[string]string) (text string) {
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		switch strings.ToLower(name) {
+		case "timezone", "datestyle", "intervalstyle", "client_encoding", "application_name":
+			text += ", pg_catalog.set_config('" + name + "', '" + strings.ReplaceAll(params[name], "'", "''") + "', false)"
+		}
+	}
+	return text
 }
 
 func encodeStep(s rls.Step, kind, text string, p *protocol, f form) encodedStep {
