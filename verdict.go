@@ -143,7 +143,8 @@ func (c *Conn) restart(ctx context.Context) bool {
 // statement_timeout the server connection's last user has left, so its being cancelled says nothing about this one.
 func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code string, try int) error {
 	l := &c.lease
-	spoiled := l.backend.Spoiled()
+	// The query of the reset divides by zero. Behind a pooler its block is open then, so that the pooler closes the server connection with ours.
+	spoiled := l.backend.Spoiled() || code == "22012"
 	switch {
 	case code == "57014" && !spoiled && !(l.backend.Pooled() && ctx.Err() == nil): // cancelled, as it may happen to any statement
 		c.leaveOpenBlock()

@@ -17,14 +17,14 @@ type TestWire struct{ w *wire }
 // NewTestWire returns a wire that serves tenant, on a backend that another tenant used last.
 func NewTestWire(r io.Reader, out io.Writer, tenant string) *TestWire {
 	return &TestWire{&wire{
-		r: r, w: out, on: true, proto: newProtocol(rls.DefaultGUC, false, false, named, nil), set: rls.Settings{Tenant: tenant, WorkMemKB: 4096},
+		r: r, w: out, on: true, proto: newProtocol(rls.DefaultGUC, false, false, named, sealedSQL), set: rls.Settings{Tenant: tenant, WorkMemKB: 4096},
 		stmts: make(map[string]sqllex.Verdict), verdicts: sqllex.NewCache(), lanes: new(laneCounters), status: 'I', owner: "another",
 	}}
 }
 
 // BehindPooler makes the wire one of a backend behind a pooler.
 func (t *TestWire) BehindPooler() {
-	t.w.pooled, t.w.proto = true, newProtocol(rls.DefaultGUC, false, false, unnamed, nil)
+	t.w.pooled, t.w.proto = true, newProtocol(rls.DefaultGUC, false, false, unnamed, pooledSQL)
 }
 
 // Sign makes the wire one that signs, for another tenant.

@@ -93,10 +93,10 @@ func NewPool(cfg Config) *Pool {
 		cfg:      cfg,
 		verdicts: sqllex.NewCache(),
 	}
-	params := cfg.Conn.RuntimeParams
-	p.plain = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, false, named, nil), unnamed: newProtocol(cfg.GUC, cfg.Tagged, false, unnamed, params)}
+	query := pooledQuery(cfg.Conn)
+	p.plain = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, false, named, sealedSQL), unnamed: newProtocol(cfg.GUC, cfg.Tagged, false, unnamed, query)}
 	if cfg.Keys != nil {
-		p.signed = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, true, named, nil), unnamed: newProtocol(cfg.GUC, cfg.Tagged, true, unnamed, params)}
+		p.signed = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, true, named, sealedSQL), unnamed: newProtocol(cfg.GUC, cfg.Tagged, true, unnamed, query)}
 	}
 	p.cfg.Conn, p.dial, p.hangUp = cfg.Conn.Copy(), p.dialServer, p.hangUpServer
 	p.several = hosts.Count(&cfg.Conn.Config) > 1

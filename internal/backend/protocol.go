@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/sharded-pg/sharded-pg/rls"
@@ -68,10 +69,12 @@ const (
 		"pg_catalog.setseed(('x' operator(pg_catalog.||) pg_catalog.left(pg_catalog.gen_random_uuid()::pg_catalog.text, 8))" +
 		"::bit(32)::int operator(pg_catalog./) 2147483648.0)"
 	sealedSQL = "select 1 operator(pg_catalog./) (case when " + forged + " then 0 else 1 end), " + seedAndRoles
-	// Behind a pooler other clients may prepare by SQL on the same server connection, and none of our statements is
-	// named there, so there is nothing to forge and nothing to attest.
-	pooledSQL = "select " + seedAndRoles
-	queryAt   = 4 // of ResetSQL
+	// Behind a pooler other clients may prepare by SQL on the same server connection, and none of the driver's statements is named there. What
+	// pgx has cached is: under pgx's names, or under those that PgBouncer gives when it follows them.
+	pooledSQL  = "select " + seedAndRoles
+	cachingSQL = "select 1 operator(pg_catalog./) (case when exists (select from pg_catalog.pg_prepared_statement() where from_sql and " +
+		"name operator(pg_catalog.~) '^(stmtcache|PGBOUNCER)_') then 0 else 1 end), " + seedAndRoles
+	queryAt = 4 // of ResetSQL
 )
 
 // protocol holds everything of the flight that does not depend on the tenant, encoded once per pool.
@@ -120,24 +123,20 @@ type encodedStep struct {
 // protocols are both forms that backends begin with.
 type protocols struct{ named, unnamed *protocol }
 
-// newProtocol returns the named or the unnamed form. params are the run-time parameters of the connection string, for the unnamed one.
-func newProtocol(guc string, tagged, signed bool, f form, params map[string]string) *protocol {
-	p := encodeProtocol(guc, tagged, signed, f, params)
+// newProtocol returns the named or the unnamed form, with this query in the complete reset.
+func newProtocol(guc string, tagged, signed bool, f form, query string) *protocol {
+	p := encodeProtocol(guc, tagged, signed, f, query)
 	p.anew = p
 	if f == named {
-		p.anew = encodeProtocol(guc, tagged, signed, anew, nil)
+		p.anew = encodeProtocol(guc, tagged, signed, anew, query)
 	}
 	return p
 }
 
-func encodeProtocol(guc string, tagged, signed bool, f form, params map[string]string) *protocol {
+func encodeProtocol(guc string, tagged, signed bool, f form, query string) *protocol {
 	p := &protocol{guc: guc, tagged: tagged, signed: signed}
 	for i, text := range ResetSQL {
 		if i == queryAt {
-			query := sealedSQL
-			if f == unnamed {
-				query = pooledSQL + followed(params)
-			}
 			p.sealed.append("", query, unnamed)
 		}
 		p.sealed.append(statementName("r", i, f), text, f)
@@ -155,16 +154,20 @@ func encodeProtocol(guc string, tagged, signed bool, f form, params map[string]s
 	return p
 }
 
-// followed puts what a pooler has set for its client in force again. Without a pooler they came with the start-up message, and RESET ALL goes
-// back to that; here it goes back to what the pooler's own connection began with.
-func followed(params map[string]string) (text string) {
-	for _, name := range slices.Sorted(maps.Keys(params)) {
+// pooledQuery is the query of the reset behind a pooler. It puts what the pooler has set for its client in force again: without a pooler that came
+// with the start-up message, and RESET ALL goes back to it; here it goes back to what the pooler's own connection began with.
+func pooledQuery(cc *pgx.ConnConfig) string {
+	query := pooledSQL
+	if cc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		query = cachingSQL
+	}
+	for _, name := range slices.Sorted(maps.Keys(cc.RuntimeParams)) {
 		switch strings.ToLower(name) {
 		case "timezone", "datestyle", "intervalstyle", "client_encoding", "application_name":
-			text += ", pg_catalog.set_config('" + name + "', '" + strings.ReplaceAll(params[name], "'", "''") + "', false)"
+			query += ", pg_catalog.set_config('" + name + "', '" + strings.ReplaceAll(cc.RuntimeParams[name], "'", "''") + "', false)"
 		}
 	}
-	return text
+	return query
 }
 
 func encodeStep(s rls.Step, kind, text string, p *protocol, f form) encodedStep {

@@ -59,7 +59,7 @@ func Table() []Mutant {
 			{flights, decide, "	if flags&sqllex.Begin != 0 {\n		return out, m\n	}\n" + decide},
 		}, "", "isolation"},
 		{"trap 2: unnamed prologue for every exec mode", "pair", false, []Edit{
-			{flights, "named: newProtocol(cfg.GUC, cfg.Tagged, false, named, nil)", "named: newProtocol(cfg.GUC, cfg.Tagged, false, unnamed, nil)"},
+			{flights, "named: newProtocol(cfg.GUC, cfg.Tagged, false, named, sealedSQL)", "named: newProtocol(cfg.GUC, cfg.Tagged, false, unnamed, sealedSQL)"},
 		}, "", "statements"},
 		{"trap 3: no reset behind a pooler", "pooler", false, []Edit{
 			{flights, "	return w.pooled || !w.clean", "	return !w.clean"},
