@@ -654,6 +654,26 @@ func TestASeedOfOneTenantDoesNotForetellTheNextTenantsRandomNumbers(t *testing.T
 	}
 }
 
+// No reset closes what dblink has connected: it still works for the tenant that it was made for.
+func TestAConnectionOfDblinkIsNotTheNextTenants(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{schema: []string{
+		"create extension dblink; grant execute on function dblink_connect_u(text), dblink_connect_u(text, text) to app",
+	}})
+	dsn := f.server.DSN("app", f.database) + " options='-c " + guc + "=acme'"
+	for _, text := range []string{"select dblink_connect_u('left', $1)", "select dblink_connect_u($1)"} {
+		for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
+			tx := f.begin(f.a)
+			f.exec(f.a, tx, text, dsn)
+			require.NoError(t, end(tx))
+			require.Empty(t, value[string](t, f.b, f.db, "select coalesce(array_to_string(dblink_get_connections(), ','), '')"))
+			_, err := f.db.ExecContext(f.b, "select * from dblink('select note from orders') as o (note text)")
+			require.Error(t, err)
+		}
+	}
+	f.requireOwnRows()
+}
+
 func TestAHijackedConnectionGivesItsSlotBack(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{})

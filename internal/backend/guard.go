@@ -65,6 +65,8 @@ func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
 	case w.pooled && flags&sqllex.SQLPrepared != 0:
 		return reason{ErrStatementRefused, "behind a pooler a statement that SQL has prepared may be another tenant's; use " +
 			"arguments, or a prepared statement of database/sql"}
+	case w.pooled && flags&sqllex.Lasting != 0:
+		return reason{ErrStatementRefused, "what it opens stays on the server connection, and behind a pooler that is everybody's"}
 	case w.pooled && w.set.Role != "" && m[0] == 'Q' && flags&sqllex.Multi != 0 && flags&sqllex.TxControl != 0:
 		return reason{ErrStatementRefused, "behind a pooler a schema tenant's statements must not end a transaction inside " +
 			"one string; send them one by one"}

@@ -261,7 +261,7 @@ func (w *wire) note(flags sqllex.Flags) {
 	if flags&(sqllex.RollbackTo|sqllex.TxControl) != 0 { // COMMIT and BEGIN in one flight leave the status as it was
 		w.rearm = true
 	}
-	if flags&(sqllex.Discard|sqllex.Unterminated) != 0 {
+	if flags&(sqllex.Discard|sqllex.Lasting|sqllex.Unterminated) != 0 {
 		w.used.discard = true
 	}
 	if flags&sqllex.DropsPrepared != 0 {

@@ -63,6 +63,9 @@ const (
 	Unterminated
 	// MayCommit means: any statement is CALL or DO, which may end the transaction that it runs in and go on in another.
 	MayCommit
+	// Lasting means: it names a function that opens, for its session, what no reset closes: a connection of dblink, a
+	// temporary replication slot.
+	Lasting
 )
 
 // Verdict is the answer of [Scan].
@@ -226,9 +229,12 @@ func (s *scanner) token(tok token) {
 func (s *scanner) inner(w word) {
 	st := &s.stmt
 	switch w {
-	case wStickyRefused:
+	case wStickyRefused, wLasting:
 		s.refuse(OfName, barred(s.lexer.text()))
 		s.sticky = true
+		if w == wLasting {
+			s.flags |= Lasting
+		}
 	case wSticky:
 		s.sticky = true
 	case wRefused:

@@ -17,9 +17,9 @@ const (
 	tokOther
 )
 
-// maxText is longer than every keyword and name the classifier knows. A longer
-// identifier has no text: it cannot be one of them.
-const maxText = 32
+// maxText is longer than every name of PostgreSQL's. A longer identifier has no
+// text: it cannot be one that the classifier knows.
+const maxText = 64
 
 // lexer cuts a statement text into tokens the way PostgreSQL's scan.l does with
 // standard_conforming_strings on. It never allocates.

@@ -71,6 +71,7 @@ const (
 	// Functions and views, also when quoted.
 	wSticky        // may leave session state or run SQL that does: not Plain
 	wStickyRefused // the same, and refused by the strict guard
+	wLasting       // the same, and no reset takes away what it leaves
 	wRefused       // refused by the strict guard only
 )
 
@@ -208,11 +209,15 @@ func lookup(name []byte) word {
 		// listed, not matched by prefix: lo_ is a common prefix of columns.
 		"lo_close", "lo_creat", "lo_create", "lo_export", "lo_from_bytea", "lo_get", "lo_import",
 		"lo_lseek", "lo_lseek64", "lo_open", "lo_put", "lo_tell", "lo_tell64", "lo_truncate",
-		"lo_truncate64", "lo_unlink", "loread", "lowrite",
-		// Connections and temporary slots that belong to the session.
-		"pg_create_logical_replication_slot", "pg_create_physical_replication_slot",
-		"pg_replication_origin_session_setup", "pg_backup_start", "pg_start_backup":
+		"lo_truncate64", "lo_unlink", "loread", "lowrite":
 		return wStickyRefused
+
+	// Connections and temporary slots that belong to the session.
+	case "dblink_connect", "dblink_connect_u",
+		"pg_create_logical_replication_slot", "pg_create_physical_replication_slot",
+		"pg_copy_logical_replication_slot", "pg_copy_physical_replication_slot",
+		"pg_replication_origin_session_setup", "pg_backup_start", "pg_start_backup":
+		return wLasting
 
 	case "setval", "setseed", "set_limit",
 		"pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all":

@@ -27,6 +27,7 @@ const (
 	refused  = sqllex.StrictRefused
 	unterm   = sqllex.Unterminated
 	commits  = sqllex.MayCommit
+	lasting  = sqllex.Lasting
 	multiRef = multi | refused
 )
 
@@ -89,7 +90,9 @@ var verdicts = []struct {
 	{"select pg_advisory_unlock(1)", 0},
 	{"select setval('s', 1)", 0},
 	{"select * from dblink('x')", refused},
-	{"select dblink_connect_u('x')", refused},
+	{"select dblink_connect_u('x')", lasting | refused},
+	{`select "dblink_connect"('x'); select 1`, lasting | multiRef},
+	{"select pg_create_physical_replication_slot('x', false, true)", lasting | refused},
 	{"select query_to_xml('x', true, true, '')", refused},
 	{"select lo_creat(-1)", refused},
 	{"select 1 into t", 0},
@@ -305,7 +308,7 @@ func BenchmarkScan(b *testing.B) {
 
 var flagNames = []string{
 	"Empty", "Multi", "Plain", "Begin", "End", "RollbackTo", "TxControl", "SetTransaction",
-	"Writes", "Discard", "SQLPrepared", "CopyIn", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated", "MayCommit",
+	"Writes", "Discard", "SQLPrepared", "CopyIn", "DropsPrepared", "ClusterWide", "StrictRefused", "Unterminated", "MayCommit", "Lasting",
 }
 
 func names(f sqllex.Flags) string {
