@@ -217,6 +217,17 @@ func TestOfASessionsOwnLimitsTheTighterHold(t *testing.T) {
 			cancel()
 		}
 	}
+	// On a connection made for another plan, what that began with is not the caller's.
+	f := newFleet(t, fleetOptions{routes: func(f *fleet, routes map[string]*resolver.Route) {
+		routes[tenantB] = f.route(tenantB, planOf(time.Second, 4<<10))
+	}})
+	f.requireNotes(f.b, f.db, notesOfB)
+	conn := f.conn(f.a)
+	for _, text := range []string{"set application_name = 'x'", "set statement_timeout = 0", "set work_mem = '1GB'"} {
+		f.exec(f.a, conn, text)
+		require.Equal(t, "16MB", value[string](t, f.a, conn, "show work_mem"), text)
+		require.Equal(t, "30s", value[string](t, f.a, conn, "show statement_timeout"), text)
+	}
 }
 
 func TestRollbackToArmsAgain(t *testing.T) {

@@ -145,7 +145,8 @@ func (w *wire) steps() int {
 func (w *wire) appendPrologue(out []byte, seg *segment) []byte {
 	step := w.set.Step(w.defs)
 	switch {
-	case !w.armed && w.used.notPlain && w.defs.Known: // the caller may have set others for the session
+	case !w.armed && w.used.notPlain && w.defs.Known && w.defs.WorkMemKB == w.set.WorkMemKB:
+		// The caller may have set others for the session. Where the backend's own are another plan's, all are set anyway.
 		step = w.set.RearmStep()
 		w.set.ArmedMS = w.defs.TimeoutMS
 	case !w.armed: // first in its transaction: what is in force are the backend's own defaults
