@@ -270,13 +270,12 @@ func TestAForgedAttestIsNotBelieved(t *testing.T) {
 // The driver's statements are prepared where they are used first, so their names are free until then.
 func TestAStatementThatTakesTheNameOfThePrologueIsNotBelieved(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, fleetOptions{})
+	f := newFleet(t, fleetOptions{schema: []string{hiddenSQL}})
 	conn := f.conn(f.a)
 	f.requireNotes(f.a, conn, notesOfA)
-	f.exec(f.a, conn, `do $$ begin
-		execute 'prepare sharded_pg_p1 (text, text) as select set_config(''`+guc+`'', ''globex'', true) is not null where $1 <> $2';
-		execute 'prepare sharded_pg_p4 (text, text, text, text) as select set_config(''`+guc+`'', ''globex'', true) is not null where $1 <> $2';
-		end $$`)
+	for name, types := range map[string]string{"p1": "text, text", "p4": "text, text, text, text"} { // looks plain, so that both are used
+		f.exec(f.a, conn, "select hidden_exec($1)", "prepare sharded_pg_"+name+" ("+types+") as select set_config('"+guc+"', 'globex', true) is not null where $1 <> $2")
+	}
 	ctx, cancel := context.WithTimeout(f.a, 20*time.Second) // another timeout than the plan's takes another prologue
 	defer cancel()
 	f.requireNotes(ctx, conn, notesOfA)
