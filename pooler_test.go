@@ -186,13 +186,32 @@ func TestWhatAnotherClientHasMadeBehindAPoolerRunsNothingInOurStatements(t *test
 // The block of a reset that was cancelled, in which all is as another client has left it, is not the tenant's to end.
 func TestAResetThatIsCancelledBehindAPoolerLeavesNoBlock(t *testing.T) {
 	t.Parallel()
+	for _, raw := range []bool{false, true} {
+		t.Run(map[bool]string{false: "database/sql", true: "raw"}[raw], func(t *testing.T) {
+			t.Parallel()
+			cancelledReset(t, raw)
+		})
+	}
+}
+
+func cancelledReset(t *testing.T, raw bool) {
+	t.Helper()
+	exec := func(ctx context.Context, conn *sql.Conn, text string) error {
+		if !raw {
+			_, err := conn.ExecContext(ctx, text)
+			return err
+		}
+		return conn.Raw(func(c any) error {
+			_, err := c.(interface{ Conn() *pgx.Conn }).Conn().Exec(ctx, text)
+			return err
+		})
+	}
 	bouncer, database, foreign := besideAnother(t)
 	b := shardedpg.WithTenant(t.Context(), "b")
 	conn, err := pooled(t, bouncer, database, "exec", 1).Conn(b)
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = conn.ExecContext(b, "set work_mem = '5MB'") // from here on it is not moved to another connection
-	require.NoError(t, err)
+	require.NoError(t, exec(b, conn, "set work_mem = '5MB'")) // from here on it is not moved to another connection
 	var pid int
 	require.NoError(t, foreign.QueryRow(t.Context(), "select pg_backend_pid()").Scan(&pid))
 	_, err = foreign.Exec(t.Context(), "create temp table x (); set app.current_tenant_id = 'a'")
@@ -204,18 +223,19 @@ func TestAResetThatIsCancelledBehindAPoolerLeavesNoBlock(t *testing.T) {
 		"' in access share mode'; end $$") // discard temp waits for it
 	require.NoError(t, err)
 	failed := make(chan error, 1)
-	go func() {
-		_, err := conn.ExecContext(b, "update notes set note = note")
-		failed <- err
-	}()
+	go func() { failed <- exec(b, conn, "update notes set note = note") }()
 	require.Eventually(t, func() bool {
 		var cancelled bool
 		err := outsider.QueryRow(t.Context(), "select coalesce(bool_or(pg_cancel_backend(pid)), false) from pg_locks where pid = $1 and not granted", pid).Scan(&cancelled)
 		return err == nil && cancelled
 	}, 10*time.Second, time.Millisecond)
-	require.ErrorIs(t, <-failed, shardedpg.ErrPrologue)
-	_, err = conn.ExecContext(b, "rollback; update notes set note = 'stolen'")
-	require.NoError(t, err)
+	err = <-failed
+	require.Error(t, err)
+	if !raw {
+		require.ErrorIs(t, err, shardedpg.ErrPrologue)
+	}
+	err = exec(b, conn, "rollback; update notes set note = 'stolen'")
+	require.Equal(t, raw, err != nil, "pgx has no other connection to take: %v", err)
 	var stolen int
 	require.NoError(t, outsider.QueryRow(t.Context(), "select count(*) from notes where note = 'stolen'").Scan(&stolen))
 	require.Zero(t, stolen, "behind a ROLLBACK there is no tenant")

@@ -222,6 +222,9 @@ func (w *wire) ready(status byte, seg *segment) bool {
 	}
 	whole := seg.whole
 	w.status = status
+	if w.pooled && status != 'I' && seg.failed && seg.reset > 0 {
+		w.fault = errResetBlock // which nothing is put in front of
+	}
 	if w.began {
 		w.begin = noBegin
 	}

@@ -116,7 +116,8 @@ type segment struct {
 var (
 	errUnnamedBind = errors.New("this exec mode needs a server connection of its own; behind a pooler use " +
 		"default_query_exec_mode=exec or simple_protocol")
-	errMidFlight = errors.New("shardedpg: a refused statement was part of a longer pipeline; the connection is closed")
+	errResetBlock = errors.New("shardedpg: the reset failed and has left its transaction open; the connection is closed")
+	errMidFlight  = errors.New("shardedpg: a refused statement was part of a longer pipeline; the connection is closed")
 )
 
 // Write sends what pgx flushed, with what is ours in front, as one write.
@@ -125,6 +126,9 @@ func (w *wire) Write(p []byte) (int, error) {
 	// state may be touched for these.
 	if !w.on || passes(p) {
 		return w.w.Write(p)
+	}
+	if w.fault != nil {
+		return 0, w.fault
 	}
 	if len(w.segments) == 0 {
 		w.before, w.was = w.used, w.status
