@@ -360,6 +360,7 @@ func TestNothingOfAReadOnlyTenantOutlivesItsReadOnlyTransaction(t *testing.T) {
 		return c.SendBatch(ctx, b).Close()
 	})
 	f.exec(f.a, conn, "select 1; select 2")
+	f.exec(f.a, conn, "do $$ begin perform from probe; end $$")
 	require.NoError(t, conn.Close())
 	tx := f.begin(f.a)
 	f.exec(f.a, tx, "call reads()")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -302,6 +303,52 @@ func TestParametersOfTheConnectionStringHoldBehindAPooler(t *testing.T) {
 		require.Equal(t, "Asia/Tokyo", value[string](t, b, tx, "show timezone"))
 		require.NoError(t, tx.Commit())
 	}
+}
+
+// There the login's own search_path is in force, and the tables of public are found.
+func TestNothingOfASchemaTenantRunsBehindTheEndOfItsTransactionBehindAPooler(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "wire")
+	database := server.NewDatabase(t, wireTables, `do $$ begin create role wire_schema nologin; exception when duplicate_object or unique_violation then null; end $$;
+		alter role wire_app noinherit; grant wire_schema to wire_app; create schema wire_schema; grant usage on schema wire_schema to wire_schema;
+		create table wire_schema.inv (note text); create table public.inv (note text);
+		grant all on wire_schema.inv to wire_schema; grant all on public.inv to wire_app`)
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{PoolSize: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	store, err := registry.NewStatic(registry.Fleet{
+		Shards:  []registry.Shard{{Name: "s1", DSN: bouncer.DSN("wire_app", database) + " default_query_exec_mode=exec"}},
+		Tenants: []registry.Tenant{{ID: "a", Shard: "s1", Plan: "starter", Model: resolver.ModelSchema, Schema: "wire_schema", Role: "wire_schema"}},
+	})
+	require.NoError(t, err)
+	db := pooled(t, bouncer, database, "exec", 1, func(c *shardedpg.Config) { c.Store = store })
+	a := shardedpg.WithTenant(t.Context(), "a")
+	const write = "insert into inv values ('written')"
+	_, err = db.ExecContext(a, "do $$ begin commit; "+write+"; end $$")
+	require.ErrorIs(t, err, shardedpg.ErrStatementRefused)
+	for _, end := range []string{"commit", "rollback"} {
+		for _, begun := range []bool{false, true} {
+			rawPooled(t, db, func(ctx context.Context, c *pgconn.PgConn) {
+				if begun {
+					_, err := c.Exec(ctx, "begin").ReadAll()
+					require.NoError(t, err)
+				}
+				batch := &pgconn.Batch{}
+				batch.ExecParams(end, nil, nil, nil, nil)
+				batch.ExecParams(write, nil, nil, nil, nil)
+				_, err := c.ExecBatch(ctx, batch).ReadAll()
+				require.Error(t, err, end)
+			})
+		}
+	}
+	_, err = db.ExecContext(a, "do $$ begin "+write+"; end $$")
+	require.NoError(t, err)
+	foreign, err := pgx.Connect(t.Context(), server.DSN("postgres", database))
+	require.NoError(t, err)
+	defer foreign.Close(t.Context())
+	var where string
+	require.NoError(t, foreign.QueryRow(t.Context(), "select concat((select count(*) from wire_schema.inv), '|', (select count(*) from public.inv))").Scan(&where))
+	require.Equal(t, "1|0", where)
 }
 
 // The server skips a COPY behind a failed prologue, and waits for somebody to end that.

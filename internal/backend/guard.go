@@ -51,12 +51,13 @@ func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
 			return reason{ErrStatementRefused, "sharded_guard=strict: it " + found}
 		}
 	}
+	outlives := w.outlives(m[0], flags)
 	switch {
 	case w.set.ReadOnly && flags&sqllex.Writes != 0:
 		return reason{ErrTenantReadOnly, "make the tenant active in the registry before writing"}
-	case w.set.ReadOnly && w.outlives(m[0], flags):
+	case w.set.ReadOnly && outlives:
 		return reason{ErrTenantReadOnly, "behind the end of its transaction nothing keeps a statement from writing; send the statements of a " +
-			"string or batch one by one, and CALL and DO in a transaction"}
+			"string or batch one by one, and what may commit inside in a transaction"}
 	case w.pooled && m[0] == 'B' && unnamedBind(m) && !w.fronted():
 		return reason{ErrStatementRefused, errUnnamedBind.Error()}
 	case w.pooled && w.moved() && !w.fronted():
@@ -67,9 +68,9 @@ func (w *wire) refusal(m []byte, v sqllex.Verdict) error {
 			"arguments, or a prepared statement of database/sql"}
 	case w.pooled && flags&sqllex.Lasting != 0:
 		return reason{ErrStatementRefused, "what it opens stays on the server connection, and behind a pooler that is everybody's"}
-	case w.pooled && w.set.Role != "" && m[0] == 'Q' && flags&sqllex.Multi != 0 && flags&sqllex.TxControl != 0:
+	case w.pooled && w.set.Role != "" && outlives:
 		return reason{ErrStatementRefused, "behind a pooler a schema tenant's statements must not end a transaction inside " +
-			"one string; send them one by one"}
+			"one string or batch; send them one by one, and what may commit inside in a transaction"}
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ type segment struct {
 	failed  bool
 	keeps   kept // what it prepares
 	moves   bool // it may begin or end a transaction
-	ended   bool // it has ended one, for a tenant that only reads
+	ended   bool // it has ended one
 	// fronted: what belongs in front of it has been decided. late: that was a BEGIN or SET TRANSACTION of the caller's,
 	// and the prologue waits for the next statement.
 	fronted, late bool

@@ -61,7 +61,7 @@ const (
 	StrictRefused
 	// Unterminated means: the text ends inside a string, quoted identifier or comment.
 	Unterminated
-	// MayCommit means: any statement is CALL or DO, which may end the transaction that it runs in and go on in another.
+	// MayCommit means: any statement is CALL, or DO with a block that may end the transaction that it runs in and go on in another.
 	MayCommit
 	// Lasting means: it names a function that opens, for its session, what no reset closes: a connection of dblink, a
 	// temporary replication slot.
@@ -135,6 +135,7 @@ type statement struct {
 	query    bool // SELECT, VALUES or TABLE seen outside parentheses
 	dataInto bool // the last INSERT or MERGE was a verb, so INTO behind it is its own
 	copyFrom bool
+	commits  bool // a block of DO may end a transaction
 
 	verb    string // the first word, where the strict guard may have to name it
 	explain bool   // the first word was EXPLAIN, and what it explains has yet to come
@@ -151,10 +152,12 @@ type scanner struct {
 	sticky     bool // something that Plain excludes was seen anywhere
 	firstEnd   int  // 0 while no semicolon ended the first statement
 	ends       *[]int
+	from       int // where the last token, or what is in front of it, begins
 }
 
 func (s *scanner) run() {
 	for {
+		s.from = s.lexer.pos
 		tok := s.lexer.next()
 		if tok == tokEOF {
 			break
@@ -215,6 +218,7 @@ func (s *scanner) token(tok token) {
 			st.head[st.tokens] = w
 		}
 		st.tokens++
+		st.commits = st.commits || st.head[0] == wDo && st.tokens > 1 && endsTransaction(s.lexer.src[s.from:s.lexer.pos])
 		if w != wOther {
 			s.inner(w)
 		}
@@ -336,60 +340,10 @@ func (st *statement) flags() Flags {
 		return Writes | StrictRefused
 	case wCall:
 		return MayCommit | StrictRefused
-	}
-	return StrictRefused
-}
-
-// endFlags judges COMMIT, END, ABORT and ROLLBACK.
-func (st *statement) endFlags() Flags {
-	for _, w := range st.head[1:] {
-		switch w {
-		case wTo:
-			return Plain | RollbackTo | StrictRefused
-		case wPrepared:
-			return TxControl | StrictRefused
-		case wAnd:
-			// AND CHAIN starts a transaction without the settings of the first.
-			return TxControl | End | StrictRefused
+	case wDo:
+		if st.commits {
+			return MayCommit | StrictRefused
 		}
 	}
-	return Plain | TxControl | End | StrictRefused
-}
-
-func (st *statement) setFlags() Flags {
-	i := 1
-	if st.head[i] == wLocal || st.head[i] == wSession {
-		i++
-	}
-	switch st.head[i] {
-	case wTransaction, wTxSetting, wConstraints:
-		return SetTransaction | StrictRefused
-	}
 	return StrictRefused
-}
-
-func (st *statement) ddlFlags() Flags {
-	h := &st.head
-	switch h[1] {
-	case wClusterObject, wSystem:
-		return Writes | ClusterWide | StrictRefused
-	case wUser:
-		// USER MAPPING FOR and USER MAPPING IF EXISTS belong to one database;
-		// anything else behind MAPPING means a role of that name.
-		if h[2] == wMapping && (h[3] == wFor || h[3] == wIf) {
-			return Writes | StrictRefused
-		}
-		return Writes | ClusterWide | StrictRefused
-	}
-	i := 1
-	if h[i] == wOr {
-		i += 2
-	}
-	if h[i] == wLocal {
-		i++
-	}
-	if h[0] == wCreate && h[i] == wTemp {
-		return StrictRefused // some temporary objects may be written in a read-only transaction
-	}
-	return Writes | StrictRefused
 }

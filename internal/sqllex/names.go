@@ -40,7 +40,8 @@ const (
 	wDrop
 	wCopy
 	wExplain
-	wCall   // CALL, DO
+	wCall
+	wDo
 	wWriter // TRUNCATE, GRANT, VACUUM …: writes, and nothing more is asked about it
 
 	// Words inside a statement.
@@ -143,8 +144,10 @@ func lookup(name []byte) word {
 		return wWriter
 	case "explain":
 		return wExplain
-	case "call", "do":
+	case "call":
 		return wCall
+	case "do":
+		return wDo
 	case "all":
 		return wAll
 	case "analyze", "analyse":
