@@ -138,6 +138,13 @@ func refusals() map[string]refusal {
 			provoke: simple, sentinel: shardedpg.ErrShardUnavailable, stage: shardedpg.StageBackend, tenant: tenantA, shard: true,
 			todo: "check that the server is up",
 		},
+		"ErrShardUnavailable at a server of the other kind": {
+			options: fleetOptions{routes: func(_ *fleet, routes map[string]*resolver.Route) {
+				routes[tenantA].Shard.DSN += " target_session_attrs=standby"
+			}},
+			provoke: simple, sentinel: shardedpg.ErrShardUnavailable, stage: shardedpg.StageBackend, tenant: tenantA, shard: true,
+			todo: "server is not in hot standby mode",
+		},
 		"a shard's connection string that is none": {
 			options: shardAt("postgres://app:" + secretPassword + "@host:port:port/x"), provoke: simple,
 			stage: shardedpg.StageBackend, tenant: tenantA, shard: true, todo: "it should read like",

@@ -294,6 +294,10 @@ func cause(err error) error {
 	if errors.As(err, &dns) {
 		return dns
 	}
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) { // what is left is wrong with TLS, with target_session_attrs, or with who answers
+		return connerr.Hosts(connect)
+	}
 	return hidden{err}
 }
 
