@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -244,4 +245,58 @@ func TestAServerThatRefusesALoginIsNotDead(t *testing.T) {
 		require.False(t, f.backends("s1").Down, "%v", err)
 	}
 	f.requireNotes(f.b, f.db, notesOfB)
+}
+
+// overTLS is a fleet on a server whose last words nobody sees before something is sent. gone waits until no session of the driver is left there.
+func overTLS(t *testing.T, name, options string) (f *fleet, gone func()) {
+	t.Helper()
+	dsn := tlsShard(t, name)
+	admin, err := pgx.Connect(t.Context(), dsn+" user=postgres")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	f = newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.MaxConns = 8 },
+		routes: func(_ *fleet, routes map[string]*resolver.Route) {
+			routes[tenantA].Shard.DSN = dsn + " options='" + options + "'"
+		},
+	})
+	return f, func() {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			var none bool
+			require.NoError(t, admin.QueryRow(t.Context(), "select not exists (select from pg_stat_activity where usename = 'app')").Scan(&none))
+			return none
+		}, 20*time.Second, time.Millisecond)
+	}
+}
+
+func TestIdleConnectionsThatTheServerHasEndedAreReplacedOverTLS(t *testing.T) {
+	t.Parallel()
+	f, gone := overTLS(t, "idle", "-c idle_session_timeout=1000")
+	var conns []*sql.Conn
+	for range 6 { // more than a statement is tried
+		conn := f.conn(f.a)
+		f.requireNotes(f.a, conn, notesOfA)
+		conns = append(conns, conn)
+	}
+	for _, conn := range conns {
+		require.NoError(t, conn.Close())
+	}
+	gone()
+	f.requireNotes(f.a, f.db, notesOfA)
+}
+
+func TestATransactionThatWasIdleForTooLongIsToldSo(t *testing.T) {
+	t.Parallel()
+	f, gone := overTLS(t, "idletx", "-c idle_in_transaction_session_timeout=100")
+	for name, ctx := range map[string]context.Context{"plainly": f.a, "with a prologue in front": soon(t, f.a)} {
+		t.Run(name, func(t *testing.T) {
+			tx := f.begin(f.a)
+			f.exec(f.a, tx, "select 1")
+			gone()
+			_, err := tx.ExecContext(ctx, "select 1")
+			requireCode(t, err, "25P03")
+			require.ErrorIs(t, tx.Commit(), shardedpg.ErrShardUnavailable)
+		})
+	}
 }

@@ -149,7 +149,7 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	case code == "57014" && !spoiled && !(l.backend.Pooled() && ctx.Err() == nil): // cancelled, as it may happen to any statement
 		c.leaveOpenBlock()
 		return server
-	case code == "57P01", code == "57P02", code == "57P03": // shut down
+	case strings.HasPrefix(code, "57P"): // shut down, or idle for too long as the others are, which TLS hides
 		l.shard.pool.Flush()
 	}
 	// Of spoiled connections there may be more than tries; each one is closed here, and a new one needs no reset. A reset is in front of
@@ -161,7 +161,7 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 		c.drop()
 		return nil
 	}
-	if strings.HasPrefix(code, "57P") {
+	if server.SeverityUnlocalized == "FATAL" { // the session's end, in front of which the settings only happened to fly
 		return server
 	}
 	advice := "check the tenant's plan, schema and role"
