@@ -213,24 +213,29 @@ func TestATransactionThatHasEndedLeavesItsConnUsable(t *testing.T) {
 	}
 }
 
-func TestACommitWhileRowsAreOpenLeavesNoTransactionBehind(t *testing.T) {
+func TestAnEndWhileRowsAreOpenLeavesNoTransactionBehind(t *testing.T) {
 	t.Parallel()
-	l, ctx := newLossy(t)
-	conn := l.conn(t, ctx)
-	tx := begun(t, ctx, conn)
-	var rows pgx.Rows
-	require.NoError(t, conn.Raw(func(dc any) (err error) {
-		rows, err = dc.(*shardedpg.Conn).Conn().Query(ctx, "select generate_series(1, 100000)")
-		return err
-	}))
-	err := tx.Commit()
-	require.Error(t, err)
-	require.NotErrorIs(t, err, shardedpg.ErrShardUnavailable, "it was not lost")
-	_, err = conn.ExecContext(ctx, insert)
-	require.NoError(t, err)
-	rows.Close()
-	require.NoError(t, conn.Close())
-	require.Equal(t, 1, l.count(t))
+	for name, end := range map[string]func(*sql.Tx) error{"Commit": (*sql.Tx).Commit, "Rollback": (*sql.Tx).Rollback} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, ctx := newLossy(t)
+			conn := l.conn(t, ctx)
+			tx := begun(t, ctx, conn)
+			var rows pgx.Rows
+			require.NoError(t, conn.Raw(func(dc any) (err error) {
+				rows, err = dc.(*shardedpg.Conn).Conn().Query(ctx, "select generate_series(1, 100000)")
+				return err
+			}))
+			err := end(tx)
+			require.Error(t, err)
+			require.NotErrorIs(t, err, shardedpg.ErrShardUnavailable, "it was not lost")
+			_, err = conn.ExecContext(ctx, insert)
+			require.NoError(t, err)
+			rows.Close()
+			require.NoError(t, conn.Close())
+			require.Equal(t, 1, l.count(t))
+		})
+	}
 }
 
 func TestASecondTransactionOnAConnIsRefused(t *testing.T) {

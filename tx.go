@@ -58,19 +58,17 @@ func (t *tx) Commit() error {
 	c, ctx, ran := t.conn, t.ctx, t.statements > 0
 	b, err := c.end(ctx)
 	if b == nil || err != nil {
-		return rollBack(ctx, b, err)
+		return c.rollBack(ctx, b, err)
 	}
 	if (ran || b.Began()) && b.Dead() {
-		return rollBack(ctx, b, c.lease.lost(lostTx, nil))
+		return c.rollBack(ctx, b, c.lease.lost(lostTx, nil))
 	}
 	tag, err := b.End(ctx, true)
 	switch {
 	case err != nil && b.Dead():
 		return c.commitLost(ctx, err)
 	case err != nil && b.Status() != 'I': // not sent
-		if rollBack(ctx, b, nil) != nil && !b.Dead() {
-			c.drop()
-		}
+		return c.rollBack(ctx, b, err)
 	case tag == "ROLLBACK":
 		return pgx.ErrTxCommitRollback
 	}
@@ -96,20 +94,24 @@ func (c *Conn) commitLost(ctx context.Context, err error) error {
 
 // Rollback ends the transaction; one that the server has lost already is rolled back.
 func (t *tx) Rollback() error {
-	ctx := context.WithoutCancel(t.ctx)
-	b, err := t.conn.end(ctx)
-	return rollBack(ctx, b, err)
+	c, ctx := t.conn, context.WithoutCancel(t.ctx) // end clears t
+	b, err := c.end(ctx)
+	return c.rollBack(ctx, b, err)
 }
 
 // rollBack ends the transaction that b is in, if any, for a reason or because it was asked for. Nobody comes back to one whose
-// COMMIT failed, and on a *sql.Conn the next statements would be in it.
-func rollBack(ctx context.Context, b *backend.Backend, reason error) error {
+// end failed, and on a *sql.Conn the next statements would be in it.
+func (c *Conn) rollBack(ctx context.Context, b *backend.Backend, reason error) error {
 	if b == nil {
 		return reason
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
-	if _, err := b.End(ctx, false); reason == nil {
+	_, err := b.End(ctx, false)
+	if err != nil && !b.Dead() { // not sent: rows that were opened through Raw are in the way
+		c.drop()
+	}
+	if reason == nil {
 		return err
 	}
 	return reason
