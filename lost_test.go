@@ -294,6 +294,23 @@ func TestAnErrorIsNotThatOfAnEarlierStatement(t *testing.T) {
 	require.Equal(t, 1, l.count(t))
 }
 
+// The rows' caller has been told. Of the next statement nothing was sent, so it runs on another connection.
+func TestALossUnderRowsIsNotThatOfTheNextStatement(t *testing.T) {
+	t.Parallel()
+	l, ctx := newLossy(t)
+	conn := l.conn(t, ctx)
+	rows, err := conn.QueryContext(ctx, "select repeat('x', 1000) from generate_series(1, 100000)")
+	require.NoError(t, err)
+	require.True(t, rows.Next())
+	l.line.Cut()
+	for rows.Next() {
+	}
+	require.Error(t, rows.Err())
+	_, err = conn.ExecContext(ctx, insert)
+	require.NoError(t, err)
+	require.Equal(t, 1, l.count(t))
+}
+
 // With these settings the driver takes several statements for one, of which nothing would have been committed.
 func TestATextThatIsReadOtherwiseIsNotRunAgain(t *testing.T) {
 	t.Parallel()

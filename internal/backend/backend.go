@@ -98,8 +98,9 @@ func (b *Backend) PrologueFailure() string {
 	return code
 }
 
-// ClearFailures drops what PrologueFailure and Refused would say. What was sent through Raw has left it for nobody.
-func (b *Backend) ClearFailures() { b.wire.ours, b.wire.refused = "", nil }
+// ClearFailures drops what PrologueFailure, Refused and Unanswered would say. What was sent through Raw, or has failed while rows were
+// read, has left it for nobody.
+func (b *Backend) ClearFailures() { b.wire.ours, b.wire.refused, b.wire.pending = "", nil, false }
 
 // Spoiled reports whether that error was in the reset: what is wrong is on this connection, and was left there by whoever had it
 // before. Behind a pooler nobody knows which connection it was.
