@@ -183,6 +183,45 @@ func TestWhatFollowsABeginThatWasLostIsRefused(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// Nobody knows whether it has begun a transaction. If so, its caller means what follows to be in it.
+func TestWhatFollowsABeginWhoseAnswerWasLostIsRefused(t *testing.T) {
+	t.Parallel()
+	const begun = "select exists (select from pg_stat_activity where datname = current_database() and state = 'idle in transaction')"
+	for name, lose := range map[string]func(l lossy, leave func()){
+		"by a cut":                func(l lossy, _ func()) { l.line.Cut() },
+		"by a context that ended": func(_ lossy, leave func()) { leave() },
+	} {
+		for _, text := range []string{"begin", "start transaction; select 1", "select 1; begin"} {
+			t.Run(name+", "+text, func(t *testing.T) {
+				t.Parallel()
+				l, ctx := newLossy(t)
+				conn := l.conn(t, ctx)
+				require.NoError(t, conn.PingContext(ctx))
+				bounded, cancel := context.WithCancel(ctx)
+				defer cancel()
+				l.line.SetDelay(2 * time.Second)
+				failed := make(chan error)
+				go func() { _, err := conn.ExecContext(bounded, text); failed <- err }()
+				require.Eventually(t, func() bool { return value[bool](t, ctx, l.direct, begun) }, 20*time.Second, time.Millisecond)
+				lose(l, cancel)
+				l.line.SetDelay(0)
+				err := <-failed
+				require.Error(t, err)
+				require.False(t, pgconn.SafeToRetry(err))
+				for _, text := range []string{insert, "commit", insert} {
+					_, err = conn.ExecContext(ctx, text)
+					require.ErrorIs(t, err, shardedpg.ErrShardUnavailable, text)
+					require.ErrorContains(t, err, "close this *sql.Conn")
+				}
+				require.NoError(t, conn.Close())
+				require.Zero(t, l.count(t))
+				_, err = l.db.ExecContext(ctx, insert)
+				require.NoError(t, err)
+			})
+		}
+	}
+}
+
 func TestATransactionThatHasEndedLeavesItsConnUsable(t *testing.T) {
 	t.Parallel()
 	hurried := func(l lossy, ctx context.Context, tx *sql.Tx) {

@@ -226,7 +226,7 @@ func (c *Conn) broken(ctx context.Context, err error, try int) error {
 	if !l.backend.Dead() { // pgx could not even encode it
 		return err
 	}
-	if c.tx.open && c.tx.statements > 1 || l.backend.Status() != 'I' {
+	if c.tx.open && c.tx.statements > 1 || l.backend.LeftOpen() {
 		c.drop()
 		if !c.tx.open { // it was begun by a statement
 			c.over = l.lost(lostConn, nil)

@@ -60,6 +60,12 @@ func (b *Backend) Dead() bool { return b.pg.IsClosed() }
 // Status is the transaction status of the last answer: I (idle), T (in a transaction) or E (in a failed one).
 func (b *Backend) Status() byte { return b.wire.status }
 
+// LeftOpen reports whether a transaction is open, or may have been when the connection was lost: of a BEGIN whose answer never came nobody
+// knows, and what follows it must not run outside.
+func (b *Backend) LeftOpen() bool {
+	return b.wire.status != 'I' || b.wire.opens && len(b.wire.segments) > 0
+}
+
 // Used reports whether the lease has left something on the backend that is more than rows and a transaction.
 func (b *Backend) Used() bool { return b.wire.used.notPlain || b.wire.used.discard || b.raw }
 

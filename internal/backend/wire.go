@@ -55,6 +55,7 @@ type wire struct {
 	kept    kept   // those besides the reset's that have been prepared
 	anew    bool   // they may be gone, unseen until it is too late, so each is prepared again where it is used
 	multi   bool   // the text sent last held several statements
+	opens   bool   // the texts sent last may have left a transaction open
 	misread bool   // it may have done so unseen: how literals end has been changed
 	used    usage  // what this lease has done to the backend
 	before  usage  // the same without the request under way
@@ -131,7 +132,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		return 0, w.fault
 	}
 	if len(w.segments) == 0 {
-		w.before, w.was = w.used, w.status
+		w.before, w.was, w.opens = w.used, w.status, false
 	}
 	out, answers, err := w.splice(w.out[:0], p)
 	w.alone = len(w.segments) == 1
@@ -257,6 +258,7 @@ func (w *wire) splice(out, p []byte) (_ []byte, answers int, err error) {
 // note records what a statement that is about to be sent may leave behind.
 func (w *wire) note(flags sqllex.Flags) {
 	w.multi = flags&sqllex.Multi != 0 || w.misread
+	w.opens = w.opens || flags&sqllex.TxControl != 0 && flags&(sqllex.Begin|sqllex.Multi) != 0
 	if flags&(sqllex.Plain|sqllex.Empty) == 0 {
 		w.used.notPlain = true
 		w.dirty = true
