@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -247,53 +247,69 @@ func TestAServerThatRefusesALoginIsNotDead(t *testing.T) {
 	f.requireNotes(f.b, f.db, notesOfB)
 }
 
-// overTLS is a fleet on a server whose last words nobody sees before something is sent. gone waits until no session of the driver is left there.
-func overTLS(t *testing.T, name, options string) (f *fleet, gone func()) {
+// noSession fails while the driver has a session on the server.
+const noSession = "select 1/(not exists (select from pg_stat_activity where usename = 'app'))::int"
+
+// overTLS is a fleet whose connections to one tenant's shard are encrypted, and what a superuser does there.
+func overTLS(t *testing.T, options string) (f *fleet, admin func(sql string) error) {
 	t.Helper()
-	dsn := tlsShard(t, name)
-	admin, err := pgx.Connect(t.Context(), dsn+" user=postgres")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	dsn := tlsShard(t, "tls")
 	f = newFleet(t, fleetOptions{
 		config: func(c *shardedpg.Config) { c.MaxConns = 8 },
 		routes: func(_ *fleet, routes map[string]*resolver.Route) {
 			routes[tenantA].Shard.DSN = dsn + " options='" + options + "'"
 		},
 	})
-	return f, func() {
-		t.Helper()
-		require.Eventually(t, func() bool {
-			var none bool
-			require.NoError(t, admin.QueryRow(t.Context(), "select not exists (select from pg_stat_activity where usename = 'app')").Scan(&none))
-			return none
-		}, 20*time.Second, time.Millisecond)
+	return f, func(sql string) error {
+		conn, err := pgconn.Connect(t.Context(), dsn+" user=postgres")
+		if err != nil {
+			return err
+		}
+		defer conn.Close(t.Context())
+		return conn.Exec(t.Context(), sql).Close()
 	}
 }
 
 func TestIdleConnectionsThatTheServerHasEndedAreReplacedOverTLS(t *testing.T) {
 	t.Parallel()
-	f, gone := overTLS(t, "idle", "-c idle_session_timeout=1000")
-	var conns []*sql.Conn
-	for range 6 { // more than a statement is tried
-		conn := f.conn(f.a)
-		f.requireNotes(f.a, conn, notesOfA)
-		conns = append(conns, conn)
+	for name, c := range map[string]struct{ options, end string }{
+		"idle for too long": {options: "-c idle_session_timeout=1000"},
+		// Its other sessions end with a warning, and with no error.
+		"a crash": {end: "copy (select 1) to program 'kill -9 $PPID'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, admin := overTLS(t, c.options)
+			var conns []*sql.Conn
+			for range 6 { // more than a statement is tried
+				conn := f.conn(f.a)
+				f.pid(f.a, conn)
+				conns = append(conns, conn)
+			}
+			for _, conn := range conns {
+				require.NoError(t, conn.Close())
+			}
+			before := f.backends("s1")
+			require.Equal(t, 6, before.Idle)
+			f.pid(f.a, f.db)
+			require.Equal(t, before.Drops, f.backends("s1").Drops)
+			if c.end != "" {
+				require.Error(t, admin(c.end))
+			}
+			require.Eventually(t, func() bool { return admin(noSession) == nil }, 20*time.Second, time.Millisecond)
+			f.pid(f.a, f.db)
+		})
 	}
-	for _, conn := range conns {
-		require.NoError(t, conn.Close())
-	}
-	gone()
-	f.requireNotes(f.a, f.db, notesOfA)
 }
 
 func TestATransactionThatWasIdleForTooLongIsToldSo(t *testing.T) {
 	t.Parallel()
-	f, gone := overTLS(t, "idletx", "-c idle_in_transaction_session_timeout=100")
+	f, admin := overTLS(t, "-c idle_in_transaction_session_timeout=100")
 	for name, ctx := range map[string]context.Context{"plainly": f.a, "with a prologue in front": soon(t, f.a)} {
 		t.Run(name, func(t *testing.T) {
 			tx := f.begin(f.a)
 			f.exec(f.a, tx, "select 1")
-			gone()
+			require.Eventually(t, func() bool { return admin(noSession) == nil }, 20*time.Second, time.Millisecond)
 			_, err := tx.ExecContext(ctx, "select 1")
 			requireCode(t, err, "25P03")
 			require.ErrorIs(t, tx.Commit(), shardedpg.ErrShardUnavailable)

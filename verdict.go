@@ -149,7 +149,7 @@ func (c *Conn) prologueFailed(ctx context.Context, server *pgconn.PgError, code 
 	case code == "57014" && !spoiled && !(l.backend.Pooled() && ctx.Err() == nil): // cancelled, as it may happen to any statement
 		c.leaveOpenBlock()
 		return server
-	case strings.HasPrefix(code, "57P"): // shut down, or idle for too long as the others are, which TLS hides
+	case strings.HasPrefix(code, "57P"): // shut down, or idle for too long as others may be
 		l.shard.pool.Flush()
 	}
 	// Of spoiled connections there may be more than tries; each one is closed here, and a new one needs no reset. A reset is in front of

@@ -12,12 +12,11 @@ type peeker struct {
 	raw   syscall.RawConn
 	check func(fd uintptr)
 	idle  bool
-	tls   bool
 }
 
 func (p *peeker) attach(conn net.Conn) {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn, p.tls = t.NetConn(), true
+		conn = t.NetConn()
 	}
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
@@ -30,10 +29,10 @@ func (p *peeker) attach(conn net.Conn) {
 	p.raw = raw
 	var one [1]byte
 	p.check = func(fd uintptr) {
-		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		// Nothing to read is what an idle server looks like. A byte is a farewell, except under TLS, where it may be a
-		// session ticket.
-		p.idle = err == syscall.EAGAIN || err == syscall.EINTR || p.tls && n > 0
+		_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		// Nothing to read is what an idle server looks like. A byte is a farewell, also under TLS: session tickets come in front of
+		// the first answer, and have been read with it.
+		p.idle = err == syscall.EAGAIN || err == syscall.EINTR
 	}
 }
 
