@@ -197,6 +197,31 @@ func TestAStatementThatDoesNotEndMakesNoShardDead(t *testing.T) {
 	f.requireOwnRows()
 }
 
+// Connecting takes three round trips here, longer than anybody waits.
+func TestAShardThatIsFarAwayIsNotDead(t *testing.T) {
+	t.Parallel()
+	f, proxy := halved(t)
+	proxy.SetDelay(200 * time.Millisecond)
+	read := func() bool {
+		ctx, cancel := context.WithTimeout(f.a, 900*time.Millisecond)
+		defer cancel()
+		_, err := f.db.ExecContext(ctx, "select 1")
+		return err == nil
+	}
+	require.Eventually(t, read, 20*time.Second, time.Millisecond)
+	settled := func() bool { s := f.backends("far"); return s.Open == s.Idle && s.Open == proxy.Conns() }
+	require.Eventually(t, settled, 20*time.Second, time.Millisecond)
+	before := f.backends("far").Connects
+	hurried, cancel := context.WithTimeout(f.a, 500*time.Millisecond)
+	defer cancel()
+	_, err := f.db.ExecContext(hurried, "select pg_sleep(60)")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Eventually(t, func() bool { return f.backends("far").Connects > before && settled() }, 20*time.Second, time.Millisecond, "it is asked")
+	require.Zero(t, f.backends("far").ConnectErrors)
+	require.Eventually(t, read, 20*time.Second, time.Millisecond)
+	require.Zero(t, f.backends("far").Outages)
+}
+
 func TestNobodyWaitsForASlotOfADeadShard(t *testing.T) {
 	t.Parallel()
 	f, proxy := halved(t)

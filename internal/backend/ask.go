@@ -23,12 +23,16 @@ func (p *Pool) ask(key Key, s rls.Settings) {
 		return
 	}
 	defer p.asking.Store(false)
+	nobody, leave := context.WithCancel(p.cfg.Life) // waits for it
+	leave()
 	for p.breaker.down.Load() == nil && p.cfg.Life.Err() == nil {
-		a, _ := p.breaker.try(p.cfg.Life, nil, func(ctx context.Context) (*Backend, error) {
-			ctx, cancel := context.WithTimeout(ctx, p.breaker.patience)
-			defer cancel()
+		late := make(chan attempt, 1)
+		a, pending := p.breaker.try(nobody, nil, func(ctx context.Context) (*Backend, error) {
 			return p.make(ctx, key, &s)
-		}, func(a attempt, _ bool) { discard(a.made) })
+		}, func(a attempt, _ bool) { late <- a })
+		if pending {
+			a = <-late
+		}
 		discard(a.made)
 		if a.err == nil || answered(a.err) || foreign(a.err) {
 			return

@@ -16,7 +16,8 @@ const (
 	// Then one attempt at a time, until one succeeds. Shorter, and a fleet of programs would have a server that recovers make
 	// hundreds of processes a second only to refuse them.
 	probeAfter = 250 * time.Millisecond
-	patience   = time.Second // then an attempt that its caller does not wait for has failed; longer where there are several hosts
+	// An attempt that its caller does not wait for has failed when the server is silent for so long. Longer where there are several hosts.
+	patience = time.Second
 )
 
 // DownError says that a shard could not be connected to several times in a row, so that nobody waits for it now.
@@ -98,9 +99,28 @@ type attempt struct {
 	err  error
 }
 
+// heard is in the context of an attempt, which notes there when the server has said something: one that is far away is not dead, and
+// would never be connected to if all its callers had little time.
+type heard struct{ last atomic.Pointer[time.Time] }
+
+func (h *heard) now() {
+	now := time.Now()
+	h.last.Store(&now)
+}
+
+type heardKey struct{}
+
+// heardOf returns that of an attempt, or one that nobody looks at.
+func heardOf(ctx context.Context) *heard {
+	if h, ok := ctx.Value(heardKey{}).(*heard); ok {
+		return h
+	}
+	return new(heard)
+}
+
 // try runs an attempt to connect, unless the shard is dead or another attempt is to tell. When ctx ends the attempt goes on
-// without its caller (pending) for as long as a caller need have patience, and late gets what comes of it. So it does to its end
-// when the caller is given another backend instead.
+// without its caller (pending) until the server has said nothing for as long as a caller need have patience, and late gets what
+// comes of it. So it does to its end when the caller is given another backend instead.
 func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func(context.Context) (*Backend, error),
 	late func(a attempt, instead bool),
 ) (_ attempt, pending bool) {
@@ -129,9 +149,10 @@ func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func
 			done(err)
 		}
 	}
-	start := time.Now()
 	result := make(chan attempt, 1)
-	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	server := new(heard)
+	server.now()
+	own, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), heardKey{}, server))
 	go func() { result <- guarded(own, connect) }()
 	select {
 	case a := <-result:
@@ -150,19 +171,32 @@ func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func
 	}
 	go func() {
 		defer cancel()
-		var a attempt
-		select {
-		case a = <-result:
-		case <-time.After(b.patience - time.Since(start)):
-			cancel()
-			if a = <-result; errors.Is(a.err, context.Canceled) && !foreign(a.err) { // the shard's failure, and no caller's wish
-				a.err = cause(context.DeadlineExceeded)
-			}
-		}
+		a := b.patiently(server, result, cancel)
 		learn(a.err)
 		late(a, false)
 	}()
 	return attempt{err: cause(ctx.Err())}, true
+}
+
+// patiently returns what comes of an attempt, which it ends when the server is silent for too long.
+func (b *breaker) patiently(server *heard, result <-chan attempt, end func()) attempt {
+	for {
+		left := b.patience - time.Since(*server.last.Load())
+		select {
+		case a := <-result:
+			return a
+		case <-time.After(left):
+			if left > 0 {
+				continue
+			}
+			end()
+			a := <-result
+			if errors.Is(a.err, context.Canceled) && !foreign(a.err) { // the shard's failure, and no caller's wish
+				a.err = cause(context.DeadlineExceeded)
+			}
+			return a
+		}
+	}
 }
 
 // guarded makes an error of a panic in one of the program's hooks: on this goroutine, it would end the program.

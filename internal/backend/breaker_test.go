@@ -120,9 +120,12 @@ func TestAnAttemptGoesOnWithoutItsCaller(t *testing.T) {
 		end        time.Duration // of the attempt
 		dead       bool          // after three of them
 		hook       bool          // that it was in when it was ended
+		heard      bool          // the server has answered
 	}{
 		"and succeeds":                    {wait: ms, took: 500 * ms, end: 500 * ms},
 		"and fails":                       {wait: ms, took: 500 * ms, err: gone, want: gone, end: 500 * ms, dead: true},
+		"for longer where it is heard":    {wait: ms, took: 1200 * ms, heard: true, end: 1200 * ms},
+		"until it no longer is":           {wait: ms, took: time.Hour, heard: true, want: context.DeadlineExceeded, end: 1500 * ms, dead: true},
 		"for a second":                    {wait: ms, took: time.Hour, want: context.DeadlineExceeded, end: time.Second, dead: true},
 		"not when that was in a hook":     {wait: ms, took: 500 * ms, err: backend.NewHookError(gone), want: gone, end: 500 * ms},
 		"nor when a hook had to be ended": {wait: ms, took: time.Hour, want: context.Canceled, end: time.Second, hook: true},
@@ -140,6 +143,9 @@ func TestAnAttemptGoesOnWithoutItsCaller(t *testing.T) {
 						ctx, cancel := context.WithTimeout(t.Context(), c.wait)
 						defer cancel()
 						err := b.Try(ctx, func(ctx context.Context) error {
+							if c.heard {
+								time.AfterFunc(500*ms, func() { backend.Hear(ctx) })
+							}
 							select {
 							case <-time.After(c.took):
 								return c.err

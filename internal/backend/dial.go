@@ -113,12 +113,12 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 		}
 	}
 	var w *wire
-	next, pooled := cc.AfterNetConnect, p.pooled.Load()
+	next, pooled, server := cc.AfterNetConnect, p.pooled.Load(), heardOf(ctx)
 	cc.AfterNetConnect = func(ctx context.Context, cfg *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		// Each address that pgx tries has a wire of its own: pgx may still be saying goodbye to the one before.
 		w = &wire{
 			lanes: &p.lanes, guard: guard{p.cfg.Strict, p.cfg.Allow}, verdicts: p.verdicts,
-			stmts: make(map[string]sqllex.Verdict), defs: defs,
+			stmts: make(map[string]sqllex.Verdict), defs: defs, server: server,
 		}
 		return wrapWrites(w, next, pooled)(ctx, cfg, conn)
 	}
@@ -215,7 +215,7 @@ func (p *Pool) verify(ctx context.Context, b *Backend, role string) error {
 	}
 	// One that was made to a standby on purpose has not become one.
 	w.readOnly = hosts.ReadOnly(b.pg)
-	w.clean, w.on = true, true
+	w.clean, w.on, w.server = true, true, nil
 	return nil
 }
 

@@ -161,6 +161,9 @@ func (t *TestBreaker) Try(ctx context.Context, connect func(context.Context) err
 	return a.err
 }
 
+// Hear notes in the context of an attempt that the server has answered.
+func Hear(ctx context.Context) { heardOf(ctx).now() }
+
 // Refuses says whether nobody is to try.
 func (t *TestBreaker) Refuses() error { return t.b.refuses() }
 

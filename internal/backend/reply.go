@@ -54,6 +54,9 @@ func (w *wire) fill() error {
 		w.slot.End()
 	}
 	w.end += n
+	if n > 0 && w.server != nil {
+		w.server.now()
+	}
 	w.sort()
 	if w.lo == w.hi && w.fault != nil {
 		return w.fault

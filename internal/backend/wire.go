@@ -18,6 +18,7 @@ type wire struct {
 	r io.Reader
 	w io.Writer
 
+	server    *heard    // told of each answer; nil once connected and verified
 	on, whole bool      // connected and verified (before, bytes pass as they are); and whatever pgx writes comes here
 	proto     *protocol // nil until on
 	verdicts  *sqllex.Cache
