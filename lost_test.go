@@ -336,18 +336,29 @@ func TestAnErrorIsNotThatOfAnEarlierStatement(t *testing.T) {
 // The rows' caller has been told. Of the next statement nothing was sent, so it runs on another connection.
 func TestALossUnderRowsIsNotThatOfTheNextStatement(t *testing.T) {
 	t.Parallel()
-	l, ctx := newLossy(t)
-	conn := l.conn(t, ctx)
-	rows, err := conn.QueryContext(ctx, "select repeat('x', 1000) from generate_series(1, 100000)")
-	require.NoError(t, err)
-	require.True(t, rows.Next())
-	l.line.Cut()
-	for rows.Next() {
+	for name, lose := range map[string]func(l lossy){
+		"by a cut": func(l lossy) { l.line.Cut() },
+		"by an administrator": func(l lossy) {
+			_, err := l.direct.ExecContext(t.Context(), "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename = 'wire_app'")
+			require.NoError(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, ctx := newLossy(t)
+			conn := l.conn(t, ctx)
+			rows, err := conn.QueryContext(ctx, "select repeat('x', 1000) from generate_series(1, 100000)")
+			require.NoError(t, err)
+			require.True(t, rows.Next())
+			lose(l)
+			for rows.Next() {
+			}
+			require.Error(t, rows.Err())
+			_, err = conn.ExecContext(ctx, insert)
+			require.NoError(t, err)
+			require.Equal(t, 1, l.count(t))
+		})
 	}
-	require.Error(t, rows.Err())
-	_, err = conn.ExecContext(ctx, insert)
-	require.NoError(t, err)
-	require.Equal(t, 1, l.count(t))
 }
 
 // With these settings the driver takes several statements for one, of which nothing would have been committed.

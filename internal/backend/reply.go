@@ -254,8 +254,8 @@ func (w *wire) failure(m []byte, seg *segment, ours bool) {
 		w.used.discard = true
 	case "28000":
 		w.signer.refused = w.signer.refused || strings.HasPrefix(errorField(m, 'M'), unverified)
-	case "57P01", "57P02", "57P03":
-		w.used.discard = w.used.discard || !ours || !w.alone // else nothing stands in the way of another backend
+	case "57P01", "57P02", "57P03": // else nothing stands in the way of another backend: FATAL is the end of this one, and no trace of the lease
+		w.used.discard = w.used.discard || !w.alone || !ours && errorField(m, 'V') != "FATAL"
 	}
 	first := !seg.failed // a pooler has the last word about a connection that the server has ended
 	seg.failed = true
