@@ -55,10 +55,15 @@ func NewSlots(cfg Config) *Slots {
 	}
 	return &Slots{
 		cfg:     cfg,
-		share:   int(math.Ceil(cfg.Share * float64(cfg.Size))),
+		share:   share(&cfg),
 		tenants: make(map[string]*tenant),
 		plans:   make(map[string]*counts),
 	}
+}
+
+// share is how many slots one tenant may hold. 0.55 of 100 are 55, although as floats they are a little more.
+func share(cfg *Config) int {
+	return max(int(math.Ceil(cfg.Share*float64(cfg.Size)-1e-6)), 1)
 }
 
 // Slot is the right to use one connection, until it is released. The zero value is none.

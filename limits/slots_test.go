@@ -122,7 +122,7 @@ func TestNoPlanOwnsAShard(t *testing.T) {
 	for _, c := range []struct {
 		size, most int
 		share      float64
-	}{{32, 16, 0.5}, {5, 3, 0.5}, {1, 1, 0.5}, {4, 4, 1}, {10, 1, 0.01}} {
+	}{{32, 16, 0.5}, {5, 3, 0.5}, {1, 1, 0.5}, {4, 4, 1}, {10, 1, 0.01}, {100, 55, 0.55}, {25, 7, 0.28}} {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := config(c.size)
 			cfg.Share = c.share
