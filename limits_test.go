@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -223,6 +225,48 @@ func TestAWaiterBehindALongStatementGoesOnWaiting(t *testing.T) {
 	}()
 	f.requireOutside("the long one runs", 1, activeSQL, tenantA)
 	f.requireNotes(f.a, f.db, notesOfA)
+	require.NoError(t, <-done)
+}
+
+// slowLine is a line on which what is large waits until it is widened.
+type slowLine struct {
+	net.Conn
+	wide <-chan struct{}
+}
+
+func (n slowLine) Write(p []byte) (int, error) {
+	if len(p) > 1<<20 {
+		<-n.wide
+	}
+	return n.Conn.Write(p)
+}
+
+func TestAWaiterBehindAnArgumentOnASlowLineGoesOnWaiting(t *testing.T) {
+	t.Parallel()
+	wide := make(chan struct{})
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) {
+		c.ConfigureConn = func(_ string, cc *pgx.ConnConfig) error {
+			dial := cc.DialFunc
+			cc.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				return slowLine{conn, wide}, err
+			}
+			return nil
+		}
+	}})
+	f.requireOwnRows()
+	done := make(chan error)
+	run := func(text string, args ...any) {
+		_, err := f.db.ExecContext(f.a, text, args...)
+		done <- err
+	}
+	go run("select length($1)", strings.Repeat("x", 2<<20))
+	require.Eventually(t, func() bool { return f.slots().Used == 1 }, 10*time.Second, time.Millisecond)
+	go run("select 1")
+	_, err := f.su.Exec(t.Context(), "select pg_sleep(5)")
+	require.NoError(t, err)
+	close(wide)
+	require.NoError(t, <-done)
 	require.NoError(t, <-done)
 }
 

@@ -144,6 +144,10 @@ func (w *wire) Write(p []byte) (int, error) {
 	if err != nil {
 		return w.refuse(p, answers, err)
 	}
+	if w.slot != nil { // a large argument on a slow line takes its time
+		w.slot.Begin()
+		defer w.slot.End()
+	}
 	n, err := w.w.Write(out)
 	w.pending = w.pending || n > 0
 	if err != nil {
