@@ -95,7 +95,7 @@ func (c *Conn) drop() {
 	l := &c.lease
 	b := l.backend
 	l.backend = nil
-	l.shard.pool.Discard(b)
+	l.gone = l.shard.pool.Discard(b, l.slot)
 }
 
 // Ping contacts the shard of the context's tenant; without a tenant, the registry.

@@ -21,6 +21,7 @@ type lease struct {
 	shard    *shard
 	slot     limits.Slot
 	backend  *backend.Backend
+	gone     <-chan struct{} // closed when the server has let go of the backend that was lost
 	settings rls.Settings
 	deadline time.Time // of the context that the timeout in force was made for
 	outside  bool      // the next statement runs outside a transaction block, and only that one
@@ -101,10 +102,10 @@ func (c *Conn) release() {
 	if !l.held() {
 		return
 	}
-	s, slot, b := l.shard, l.slot, l.backend
+	s, slot, b, gone := l.shard, l.slot, l.backend, l.gone
 	*l = lease{}
 	if b == nil {
-		s.pool.Release(slot)
+		s.pool.ReleaseAfter(gone, slot)
 		return
 	}
 	s.pool.Return(b, slot)
@@ -143,10 +144,16 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 	return b, nil
 }
 
-// replace takes another backend for a lease that has lost its own. A transaction of which nothing ran moves with it.
+// replace takes another backend for a lease that has lost its own, which holds the slot until the server has let go of it. A
+// transaction of which nothing ran moves with it.
 func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 	if c.tx.open && c.tx.statements > 0 {
 		return nil, c.lease.lost(lostTx, nil)
+	}
+	select {
+	case <-c.lease.gone:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	b, err := c.checkout(ctx)
 	if err != nil || !c.tx.open {
