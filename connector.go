@@ -43,6 +43,8 @@ type Connector struct {
 // shardKey holds the connection string as well: a changed one is another set of connections.
 type shardKey struct{ name, dsn string }
 
+func keyOf(r *resolver.Route) shardKey { return shardKey{r.Shard.Name, r.Shard.DSN} }
+
 // shard is the driver's side of a shard: its slots and its connections.
 type shard struct {
 	name  string
@@ -148,7 +150,7 @@ func (c *Connector) Close() error {
 
 // shard returns the slots and connections of a route's shard, made on first use.
 func (c *Connector) shard(r *resolver.Route) (*shard, error) {
-	key := shardKey{r.Shard.Name, r.Shard.DSN}
+	key := keyOf(r)
 	c.mu.RLock()
 	s, closed := c.shards[key], c.closed
 	c.mu.RUnlock()
@@ -183,6 +185,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 		if old.name == key.name {
 			delete(c.shards, old)
 			go s.pool.Close()
+			c.routes.Flush() // others that still lead there would each put it back, if the word of the change was lost
 		}
 	}
 	s = &shard{

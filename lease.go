@@ -46,28 +46,58 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	route, err := c.c.route(ctx, tenant) // 2
-	if err != nil {
-		return nil, err
+	for {
+		if err := c.turn(ctx, tenant); err != nil {
+			return nil, err
+		}
+		l.settings = rls.For(l.route)
+		if c.c.cfg.Tag {
+			l.settings.Tag = rls.ApplicationName(tenant)
+		}
+		b, err := c.checkout(ctx)               // 4 and 5
+		if !errors.Is(err, backend.ErrClosed) { // else its shard has another address since a moment ago
+			return b, err
+		}
 	}
-	s, err := c.c.shard(route)
-	if err != nil {
-		return nil, &Error{Stage: StageBackend, Tenant: tenant, Shard: route.Shard.Name, Err: err}
-	}
-	if err := s.pool.Refuses(); err != nil { // a dead shard is not waited for
-		return nil, backendError(err, tenant, s.name)
-	}
-	slot, err := s.slots.Acquire(ctx, slotRequest(tenant, route)) // 3
-	if err != nil {
-		return nil, slotError(err, tenant, s.name)
-	}
-	l.tenant, l.route, l.shard, l.slot = tenant, route, s, slot
-	l.settings = rls.For(route)
-	if c.c.cfg.Tag {
-		l.settings.Tag = rls.ApplicationName(tenant)
-	}
-	return c.checkout(ctx) // 4 and 5
 }
+
+// turn takes a slot for the tenant. Who has waited for it looks again: the tenant may have been disabled meanwhile, or be elsewhere, and
+// those who move it do not wait for our queue.
+func (c *Conn) turn(ctx context.Context, tenant string) error {
+	for {
+		route, err := c.c.route(ctx, tenant) // 2
+		if err != nil {
+			return err
+		}
+		s, err := c.c.shard(route)
+		if err != nil {
+			return &Error{Stage: StageBackend, Tenant: tenant, Shard: route.Shard.Name, Err: err}
+		}
+		if err := s.pool.Refuses(); err != nil { // a dead shard is not waited for
+			return backendError(err, tenant, s.name)
+		}
+		came := time.Now()
+		slot, err := s.slots.Acquire(ctx, slotRequest(tenant, route)) // 3
+		if err != nil {
+			return slotError(err, tenant, s.name)
+		}
+		if time.Since(came) > brief {
+			switch now, err := c.c.route(ctx, tenant); {
+			case err == nil && keyOf(now) == keyOf(route):
+				route = now
+			case !errors.Is(err, ErrRegistryUnavailable): // without it, what was known goes on
+				s.pool.Release(slot)
+				continue
+			}
+		}
+		l := &c.lease
+		l.tenant, l.route, l.shard, l.slot = tenant, route, s, slot
+		return nil
+	}
+}
+
+// brief is a wait in which a statement may as well have been on its way to the server.
+const brief = 5 * time.Millisecond
 
 // checkout takes a backend for the lease and arms it. Without one the lease is over.
 func (c *Conn) checkout(ctx context.Context) (*backend.Backend, error) {

@@ -45,7 +45,7 @@ func Table() []Mutant {
 		}, "", "isolation"},
 		{"tenant set once for each virtual connection", "pair", false, []Edit{
 			{root, "	lease  lease\n", "	lease  lease\n	first  any\n"},
-			{root, "	l.settings = rls.For(route)\n", "	if c.first == nil {\n		c.first = rls.For(route)\n	}\n" +
+			{root, "	l.settings = rls.For(l.route)\n", "	if c.first == nil {\n		c.first = rls.For(l.route)\n	}\n" +
 				"	l.settings = c.first.(rls.Settings)\n"},
 		}, "", "isolation"},
 		{"session switch that an error takes back", "pair", false, []Edit{
