@@ -212,3 +212,33 @@ func TestCountsAreKeptByPlan(t *testing.T) {
 		require.Equal(t, 9*time.Millisecond, st.WaitTime)
 	})
 }
+
+// The turns that a queue had before it came to a stop say nothing about when it will go on.
+func TestAQueueThatStandsStillIsNotTriedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config(1)
+		cfg.Wait = 10 * time.Second
+		d := newDesk(t, limits.NewSlots(cfg))
+		held := acquire(t, d.s, request("acme", 1, 1))
+		for i := range 20 {
+			d.queue(t.Context(), request("acme", 1, 1), i)
+			d.queue(t.Context(), request("globex", 1, 1), i)
+		}
+		for range 40 {
+			<-time.After(time.Millisecond)
+			held.Release()
+			held = d.one().slot
+		}
+		held.Begin()
+		d.queue(t.Context(), request("acme", 1, 1), 0)
+		d.queue(t.Context(), request("globex", 1, 1), 0)
+		<-time.After(cfg.Wait)
+		for _, g := range d.next() {
+			require.Error(t, g.err)
+			require.GreaterOrEqual(t, retryAfter(t, g.err), time.Second, "%v", g.err)
+		}
+		held.End()
+		held.Release()
+	})
+}

@@ -139,10 +139,14 @@ func (p *pace) turn(now time.Time) {
 	p.mean += (gap - p.mean) / 8
 }
 
-// until estimates when a queue of n will have been served.
+// unknown is until when a queue has moved of which nobody knows how fast it is.
+const unknown = time.Second
+
+// until estimates when a queue of n will have been served. Of one that stands still the turns that it had say little.
 func (p *pace) until(n int) time.Duration {
 	if p.mean == 0 {
-		return time.Second
+		return unknown
 	}
-	return min(max(time.Duration(n)*p.mean, 10*time.Millisecond), 30*time.Second)
+	stood := min(time.Since(p.last), unknown)
+	return min(max(time.Duration(n)*p.mean, stood, 10*time.Millisecond), 30*time.Second)
 }
