@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
 )
 
 // deafSQL is a statement that does not hear that it is cancelled, for a while.
@@ -79,6 +82,33 @@ func TestALeaseHasOneConnectionAtATime(t *testing.T) {
 			conn := f.conn(f.a)
 			f.requireNotes(f.a, conn, notesOfA)
 			goOn(f, conn)
+		})
+	}
+}
+
+// A statement that is left in the middle, as no context does, is stopped, and counts until it is.
+func TestAConnectionThatIsLeftInTheMiddleCountsUntilTheServerHasStopped(t *testing.T) {
+	t.Parallel()
+	for name, leave := range map[string]func(){"by a panic": func() { panic("left") }, "without Close": func() {}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, fleetOptions{})
+			for range 3 {
+				func() {
+					defer func() { _ = recover() }()
+					conn := f.conn(f.a)
+					defer conn.Close()
+					_ = conn.Raw(func(dc any) error {
+						var batch pgx.Batch
+						batch.Queue("select pg_sleep(60)")
+						_ = dc.(*shardedpg.Conn).Conn().SendBatch(f.a, &batch)
+						f.requireOutside("it runs", 1, sessionsSQL+" and wait_event = 'PgSleep'")
+						leave()
+						return nil
+					})
+				}()
+			}
+			require.Equal(t, 1, value[int](t, f.a, f.db, sessionsSQL))
 		})
 	}
 }

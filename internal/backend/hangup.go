@@ -1,6 +1,10 @@
 package backend
 
-import "time"
+import (
+	"context"
+	"io"
+	"time"
+)
 
 // Discard closes b, and leaves the slot to the lease that will take another one: when gone is closed, since the server may be busy
 // with b until then.
@@ -54,6 +58,9 @@ func (p *Pool) close(b *Backend) {
 // hangUpServer closes b and waits until no cancel request for it is on its way: a late one would hit the next user of the same
 // server process.
 func (p *Pool) hangUpServer(b *Backend) {
+	if b.pg.IsBusy() {
+		p.interrupt(b)
+	}
 	_ = b.conn.Close() // waits five seconds at most
 	select {
 	case <-b.pg.CleanupDone():
@@ -67,3 +74,18 @@ func (p *Pool) hangUpServer(b *Backend) {
 		}
 	}
 }
+
+// interrupt stops what runs on a connection that is closed in the middle of a statement, as a caller of Raw may leave it, and waits for
+// the server as pgx does where a context has ended. A server that computes would not notice that nobody is there any more.
+func (p *Pool) interrupt(b *Backend) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.cfg.Life), interruptTime)
+	defer cancel()
+	_ = b.pg.CancelRequest(ctx)
+	deadline, _ := ctx.Deadline()
+	if conn := unwrap(b.pg.Conn()); conn.SetDeadline(deadline) == nil {
+		_, _ = conn.Write([]byte{'X', 0, 0, 0, 4})
+		_, _ = io.Copy(io.Discard, conn)
+	}
+}
+
+const interruptTime = 15 * time.Second
