@@ -30,6 +30,18 @@ func TestDBStatsCountVirtualConnectionsAndConnectorStatsRealOnes(t *testing.T) {
 	require.Equal(t, 1, f.connector.Stats().Shards[0].Backends.Open, "closing a virtual connection closes none")
 }
 
+func TestAConnectionWhoseTimeIsOverIsNoDrop(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{dsn: "pool_max_conn_lifetime=1ms"})
+	for range 5 {
+		f.exec(f.a, f.db, "select pg_sleep(0.01)")
+	}
+	require.EqualValues(t, 5, f.backends("s1").Connects)
+	require.Zero(t, f.backends("s1").Drops)
+	f.exec(f.a, f.db, "discard all")
+	require.EqualValues(t, 1, f.backends("s1").Drops)
+}
+
 func TestLeasedSaysWhereACheckoutRuns(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{})

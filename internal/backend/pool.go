@@ -256,9 +256,14 @@ type Slot interface {
 // Return ends a lease's hold on b. The backend is kept if it is fit for another tenant, else closed; the slot is released
 // once the server can no longer be busy with it, which for a cancelled statement is later than now.
 func (p *Pool) Return(b *Backend, slot Slot) {
-	keep := b.reusable() && time.Now().Before(b.expires) && !b.wire.demoted
+	keep := b.reusable() && !b.wire.demoted
 	// Where the shard has been found dead meanwhile, the next attempt to connect tells, and an idle connection would put that off.
 	keep = keep && p.breaker.down.Load() == nil
+	if keep && !time.Now().Before(b.expires) { // nothing is wrong with it
+		p.close(b)
+		p.Release(slot)
+		return
+	}
 	if keep && b.wire.used.notPlain {
 		keep = b.sendReset() == nil
 	}
