@@ -25,6 +25,7 @@ type lease struct {
 	settings rls.Settings
 	deadline time.Time // of the context that the timeout in force was made for
 	outside  bool      // the next statement runs outside a transaction block, and only that one
+	counted  bool      // the next statement has been counted when it was prepared
 }
 
 func (l *lease) held() bool { return l.route != nil }
@@ -167,9 +168,10 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 	if l.setDeadline(ctx) {
 		b.SetTimeout(l.settings.TimeoutMS)
 	}
-	if !c.tx.open || c.tx.statements > 0 { // BeginTx has counted the first statement of its transaction
+	if !l.counted && (!c.tx.open || c.tx.statements > 0) { // BeginTx has counted the first statement of its transaction
 		l.slot.Count(ctx)
 	}
+	l.counted = false
 	c.tx.statements++
 	return b, nil
 }

@@ -3,6 +3,7 @@ package shardedpg_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -118,6 +119,41 @@ func TestARateIsRefusedBeforeAnySQLAndNeverInsideATransaction(t *testing.T) {
 	f.store.set(tenantA, func(r *resolver.Route) { r.Plan.Rate = 0 })
 	for range 20 {
 		f.requireNotes(f.a, f.db, notesOfA)
+	}
+}
+
+// database/sql prepares a *sql.Stmt again on each virtual connection that it meets, of which nothing is sent.
+func TestAStatementThroughAStmtCountsOnce(t *testing.T) {
+	t.Parallel()
+	const burst = 20
+	for name, run := range map[string]func(f *fleet, stmt *sql.Stmt) error{
+		"by itself": func(f *fleet, stmt *sql.Stmt) error {
+			_, err := stmt.ExecContext(f.a)
+			return err
+		},
+		"in a transaction": func(f *fleet, stmt *sql.Stmt) error {
+			tx, err := f.db.BeginTx(f.a, nil)
+			if err != nil {
+				return err
+			}
+			_, err = tx.StmtContext(f.a, stmt).ExecContext(f.a)
+			return errors.Join(err, tx.Commit())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, fleetOptions{routes: func(_ *fleet, routes map[string]*resolver.Route) {
+				routes[tenantA].Plan.Rate, routes[tenantA].Plan.Burst = 0.01, burst
+			}})
+			stmt, err := f.db.PrepareContext(f.b, "select 1")
+			require.NoError(t, err)
+			defer stmt.Close()
+			f.db.SetMaxIdleConns(-1)
+			for range burst {
+				require.NoError(t, run(f, stmt))
+			}
+			require.ErrorIs(t, run(f, stmt), shardedpg.ErrRateLimited)
+		})
 	}
 }
 

@@ -29,6 +29,7 @@ func (c *Conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 			return nil, err
 		}
 		n, known := c.c.inputs.Get(query)
+		c.lease.counted = known // nothing is sent, and the statement comes behind it
 		if !known {
 			n, err = b.Describe(ctx, c.text(query))
 		}
