@@ -187,7 +187,11 @@ func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	tenant := c.lease.tenant
 	b, err := c.checkout(ctx)
+	if errors.Is(err, backend.ErrClosed) && !c.tx.open { // the shard has another address, and of the session nothing is left
+		return c.acquire(SwitchTenant(ctx, tenant))
+	}
 	if err != nil || !c.tx.open {
 		return b, err
 	}

@@ -139,3 +139,19 @@ func TestNoStatementFailsWhileAShardsAddressChanges(t *testing.T) {
 	over.Store(true)
 	callers.Wait()
 }
+
+func TestAConnThatHasLostItsConnectionGoesOnAtTheNewAddress(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 2 }})
+	conn := f.conn(f.a)
+	f.requireNotes(f.a, conn, notesOfA)
+	ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
+	defer cancel()
+	_, err := conn.ExecContext(ctx, "select pg_sleep(60)")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	f.store.readdress()
+	f.store.handler.Flush()
+	f.requireNotes(f.b, f.db, notesOfB)
+	require.Equal(t, "readdressed", value[string](t, t.Context(), conn, "show application_name"))
+	f.requireNotes(t.Context(), conn, notesOfA)
+}
