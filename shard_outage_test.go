@@ -266,6 +266,40 @@ func TestNobodyWaitsForASlotOfADeadShard(t *testing.T) {
 	}
 }
 
+// The answer to a reset that was sent at release is read at the next checkout.
+func TestWhoLeavesIsNotKeptByAResetThatIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	var proxy *pgtest.Proxy
+	f := newFleet(t, fleetOptions{routes: func(f *fleet, routes map[string]*resolver.Route) {
+		var err error
+		proxy, err = pgtest.StartProxy(t.Context(), f.server)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, proxy.Stop()) })
+		routes[tenantA].Shard = resolver.Shard{Name: "far", DSN: proxy.DSN("app", f.database)}
+	}})
+	conn := f.conn(f.a)
+	f.exec(f.a, conn, "set work_mem = '5MB'")
+	proxy.Stall(true)
+	require.NoError(t, conn.Close())
+	ctx, cancel := context.WithCancel(f.a)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.db.ExecContext(ctx, "select 1")
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return f.slotsOf("far").Used == 1 }, 10*time.Second, time.Millisecond)
+	cancel()
+	select {
+	case err := <-done:
+		require.ErrorIs(t, err, context.Canceled)
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "it waits for as long as connecting may take")
+	}
+	proxy.Stall(false)
+	f.requireNotes(f.a, f.db, notesOfA)
+}
+
 func TestAServerThatRefusesALoginIsNotDead(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{

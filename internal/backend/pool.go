@@ -193,7 +193,7 @@ func (p *Pool) usable(ctx context.Context, b *Backend) bool {
 	if limit := time.Now().Add(p.cfg.ConnectTimeout); !ok || limit.Before(deadline) {
 		deadline = limit
 	}
-	return b.settle(deadline) && b.peek.quiet() && p.current(b)
+	return b.settle(ctx, deadline) && b.peek.quiet() && p.current(b)
 }
 
 // take picks an idle backend, or returns who wants one.

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"context"
 	"time"
 
 	"github.com/sharded-pg/sharded-pg/rls"
@@ -36,7 +37,7 @@ func (b *Backend) sendReset() error {
 }
 
 // settle reads the answer to a reset sent at release. False: the backend cannot be used.
-func (b *Backend) settle(deadline time.Time) bool {
+func (b *Backend) settle(ctx context.Context, deadline time.Time) bool {
 	w := b.wire
 	if len(w.segments) == 0 {
 		return true
@@ -45,7 +46,11 @@ func (b *Backend) settle(deadline time.Time) bool {
 	if err := conn.SetReadDeadline(deadline); err != nil {
 		return false
 	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()) })
 	err := w.drain()
+	if !stop() { // the deadline may yet be set
+		return false
+	}
 	failed := w.ours != ""
 	w.ours = ""
 	return conn.SetReadDeadline(time.Time{}) == nil && err == nil && !failed && w.clean && w.status == 'I' && !w.used.discard

@@ -61,7 +61,7 @@ var errUnguarded = errors.New("batches on a TLS connection pass the strict guard
 func (b *Backend) Raw(ctx context.Context, deadline time.Time) (*pgx.Conn, error) {
 	// Behind a pooler the next flight may meet another server connection, and brings its own reset.
 	if w := b.wire; !w.pooled && w.resetDue() && w.status == 'I' && !b.pg.IsBusy() {
-		if err := b.sendReset(); err != nil || !b.settle(deadline) {
+		if err := b.sendReset(); err != nil || !b.settle(ctx, deadline) {
 			return nil, ErrReset
 		}
 	}
