@@ -7,12 +7,12 @@ import (
 )
 
 // handler is what the driver does when the registry changes. New statements bring the new limits of their tenant; those
-// that wait in a queue have to be told.
+// that wait in a queue have to be told, and what counts the statements of a *sql.Conn that is held.
 func (c *Connector) handler(ctx context.Context) registry.Handler {
 	return registry.Handler{
 		Tenant: func(id string) {
 			c.routes.Invalidate(id)
-			c.watching.Go(func() { c.retune(ctx, func(queued string) bool { return queued == id }) })
+			c.watching.Go(func() { c.retune(ctx, func(tenant string) bool { return tenant == id }) })
 		},
 		Flush: func() {
 			c.routes.Flush()
@@ -21,7 +21,7 @@ func (c *Connector) handler(ctx context.Context) registry.Handler {
 	}
 }
 
-// retune brings the limits of tenants that wait up to date. A tenant whose route cannot be had keeps those it has.
+// retune brings the limits of tenants that wait or hold up to date. A tenant whose route cannot be had keeps those it has.
 func (c *Connector) retune(ctx context.Context, concerns func(tenant string) bool) {
 	c.mu.RLock()
 	shards := make([]*shard, 0, len(c.shards))
@@ -30,7 +30,7 @@ func (c *Connector) retune(ctx context.Context, concerns func(tenant string) boo
 	}
 	c.mu.RUnlock()
 	for _, s := range shards {
-		for _, tenant := range s.slots.Queued() {
+		for _, tenant := range s.slots.Present() {
 			if !concerns(tenant) {
 				continue
 			}

@@ -180,6 +180,31 @@ func TestABurstFollowsThePlanWhileAProgramRuns(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 }
 
+// lastCounted is a limiter that allows all and remembers by which rate it was asked last.
+type lastCounted struct{ rate atomic.Value }
+
+func (l *lastCounted) Take(_ context.Context, s limits.Statement) time.Duration {
+	l.rate.Store(s.Rate)
+	return 0
+}
+
+func TestAConnThatIsHeldFollowsItsPlansRate(t *testing.T) {
+	t.Parallel()
+	counted := &lastCounted{}
+	f := newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.RateLimiter = counted },
+		routes: func(_ *fleet, routes map[string]*resolver.Route) { routes[tenantA].Plan.Rate = 100 },
+	})
+	conn := f.conn(f.a)
+	for _, rate := range []float64{100, 5, 7} {
+		f.store.set(tenantA, func(r *resolver.Route) { r.Plan.Rate = rate })
+		require.Eventually(t, func() bool {
+			f.requireNotes(f.a, conn, notesOfA)
+			return counted.rate.Load() == rate
+		}, 5*time.Second, time.Millisecond)
+	}
+}
+
 func TestATenantThatWaitsForItselfIsToldSo(t *testing.T) {
 	t.Parallel()
 	for name, hold := range map[string]func(f *fleet) (release func()){

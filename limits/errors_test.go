@@ -195,7 +195,7 @@ func TestCountsAreKeptByPlan(t *testing.T) {
 			{Tenant: "acme", Plan: "test", Used: 1, Limit: 1, Waiting: 2}, {Tenant: "globex", Plan: "paid", Limit: 1, Waiting: 1},
 		}, d.s.Busiest(5))
 		require.Len(t, d.s.Busiest(1), 1)
-		require.ElementsMatch(t, []string{"acme", "globex"}, d.s.Queued())
+		require.ElementsMatch(t, []string{"acme", "globex"}, d.s.Present())
 		<-time.After(3 * time.Millisecond)
 		cancel()
 		require.ErrorIs(t, d.one().err, context.Canceled)

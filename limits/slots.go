@@ -102,8 +102,8 @@ func (s *Slots) Acquire(ctx context.Context, r Request) (Slot, error) {
 	return Slot{t}, nil
 }
 
-// Update brings the limits of a tenant up to date while its statements wait. A smaller number of slots ends nothing: the
-// tenant gets no other until it is below.
+// Update brings the limits of a tenant up to date while its statements wait, or hold slots and count others. A smaller number of slots
+// ends nothing: the tenant gets no other until it is below.
 func (s *Slots) Update(r Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

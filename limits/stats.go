@@ -113,13 +113,13 @@ func (s *Slots) Busiest(n int) []TenantStats {
 	return all[:min(n, len(all))]
 }
 
-// Queued returns the tenants of which a statement waits.
-func (s *Slots) Queued() []string {
+// Present returns the tenants that hold slots or of which a statement waits.
+func (s *Slots) Present() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var ids []string
 	for id, t := range s.tenants {
-		if t.queued > 0 {
+		if t.queued > 0 || t.used > 0 {
 			ids = append(ids, id)
 		}
 	}
