@@ -91,6 +91,20 @@ func TestBadDSNsSayWhatIsWrongAndDoNotRepeatThemselves(t *testing.T) {
 	}
 }
 
+func TestBadDSNsNameTheOptionOrTheFile(t *testing.T) {
+	t.Parallel()
+	for dsn, want := range map[string]string{
+		"sslmode=verify-full sslrootcert=/no/such/ca.pem": "open /no/such/ca.pem: no such file",
+		"sslmode=nonsense":                 "sslmode is invalid",
+		"connect_timeout=2s":               "invalid connect_timeout",
+		"default_query_exec_mode=extended": "invalid default_query_exec_mode",
+	} {
+		_, err := shardedpg.ParseDSN("host=h password=" + secretPassword + " " + dsn)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), secretPassword)
+	}
+}
+
 func TestNewConnectorReportsAllProblemsAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := shardedpg.NewConnector(shardedpg.Config{

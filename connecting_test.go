@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
@@ -299,5 +301,29 @@ func (f *fleet) comeAndGo(r *rand.Rand, other bool, conns int) {
 			_, _ = f.db.ExecContext(tenant, "discard all")
 		}
 		assert.LessOrEqual(f, f.backends("s1").Open, conns)
+	}
+}
+
+// An operator has nothing else to go by: the server's log says little of a client that went away.
+func TestWhyTLSFailedIsInTheError(t *testing.T) {
+	t.Parallel()
+	plain, err := pgtest.Start(t.Context(), pgtest.Options{Name: "no TLS", TCP: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, plain.Stop()) })
+	host, port, err := net.SplitHostPort(plain.Addr())
+	require.NoError(t, err)
+	for want, dsn := range map[string]string{
+		"server refused TLS connection":                 fmt.Sprintf("host=%s port=%s user=app sslmode=require", host, port),
+		"x509: certificate signed by unknown authority": tlsShard(t, "untrusted") + " sslmode=verify-full",
+		"server is not in hot standby mode":             fmt.Sprintf("host=%s port=%s user=postgres dbname=postgres target_session_attrs=standby", host, port),
+	} {
+		f := newFleet(t, fleetOptions{routes: func(_ *fleet, routes map[string]*resolver.Route) {
+			routes[tenantA].Shard.DSN = dsn + " password=" + secretPassword
+		}})
+		_, err := f.db.ExecContext(f.a, "select 1")
+		require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), secretPassword)
+		require.NotContains(t, err.Error(), "user=")
 	}
 }

@@ -48,7 +48,7 @@ func TestAddShardTriesItsDSNs(t *testing.T) {
 			require.NotContains(t, err.Error(), "/var/tmp", "parts of the DSN, as its socket")
 		}
 	}
-	reference := good + " user=${SHARDEDPG_TEST_DB_USER}"
+	reference := good + " user=${SHARDEDPG_TEST_DB_USER} pool_max_conn_lifetime=30m" // what the driver takes in a DSN
 	require.NoError(t, store.AddShard(ctx, registry.Shard{Name: "s1", DSN: reference}))
 	require.ErrorIs(t, store.AddShard(ctx, registry.Shard{Name: "s1", DSN: good}), registry.ErrExists)
 	infos, err := store.ListShards(ctx)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/internal/hosts"
 )
@@ -41,9 +42,9 @@ func tryDSNs(ctx context.Context, shard Shard) error {
 func onShard(ctx context.Context, dsn string, ask func(ctx context.Context, conn *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	cfg, err := pgx.ParseConfig(dsn)
+	cfg, err := connstring.Parse(dsn)
 	if err != nil {
-		return errors.New("it is no PostgreSQL URL or keyword/value string, or names a file that is not there")
+		return fmt.Errorf("it is no PostgreSQL URL or keyword/value string that can be used: %w", err)
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
 	hosts.Share(&cfg.Config, connectTimeout)

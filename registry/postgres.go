@@ -15,6 +15,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 )
 
 var (
@@ -124,8 +126,8 @@ func Open(dsn string, opts *Options) (*Postgres, error) {
 	}
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		// pgx's text quotes the DSN, and masks its password as well as it can; that is not well enough.
-		return nil, fmt.Errorf("%w dsn of the registry: use a PostgreSQL URL or keyword/value string, and check the files it names", ErrInvalid)
+		return nil, fmt.Errorf("%w dsn of the registry: %w; use a PostgreSQL URL or keyword/value string, and check the files it names",
+			ErrInvalid, connstring.Reason(err))
 	}
 	if cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		// One round trip without named statements: works behind each pooler, and lookups are rare.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 )
 
 // table is one with the tenant column, or one that others refer to.
@@ -112,7 +114,7 @@ type catalog struct {
 }
 
 func readCatalog(ctx context.Context, conn *pgx.Conn, c Config) (*catalog, error) {
-	cfg, err := pgx.ParseConfig(c.DSN)
+	cfg, err := connstring.Parse(c.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("the DSN of tenants' statements is no connection string")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/rls"
 )
@@ -104,7 +105,7 @@ func IDs(columnType string) (attacker, victim string, ok bool) {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	app, err := pgx.ParseConfig(c.DSN)
+	app, err := connstring.Parse(c.DSN)
 	if err != nil || c.DSN == "" { // pgx's text has parts of the DSN in it
 		return c, errors.New("the DSN of tenants' statements is no connection string")
 	}
@@ -151,7 +152,7 @@ func (c Config) skipped(name string) bool { return matches(c.Except, name) }
 
 // admin runs work on an administrator's connection, alone on this database. Rows of all tenants are in its reach.
 func (c Config) admin(ctx context.Context, work func(conn *pgx.Conn) error) error {
-	cfg, err := pgx.ParseConfig(c.AdminDSN)
+	cfg, err := connstring.Parse(c.AdminDSN)
 	if err != nil || c.AdminDSN == "" {
 		return errors.New("the admin DSN is no connection string")
 	}

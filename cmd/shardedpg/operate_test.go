@@ -198,6 +198,22 @@ func TestSetDSNKeepsTheOneThatIsNotGiven(t *testing.T) {
 	require.Contains(t, f.ok(t, "shard", "show", "eu1"), "admin DSN        yes")
 }
 
+// The driver follows what a DSN says of a pool; the server knows no such setting.
+func TestDSNsWithOptionsOfAPoolAreGoodForEachCommand(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.ok(t, "registry", "init")
+	const pool = " pool_max_conn_lifetime=30m pool_max_conn_idle_time=5m"
+	f.ok(t, "shard", "add", "eu1", "--dsn", f.shards["eu1"]+pool, "--admin-dsn", f.admins["eu1"]+pool)
+	for _, args := range [][]string{
+		{"shard", "health"}, {"tenant", "add", "acme", "--model", "partition"}, {"rls", "generate"}, {"rls", "audit", "--fail-on", "critical"},
+		{"rls", "verify", "--yes", "--table", "public.orders"}, {"top", "--once", "--interval", "1s"}, {"tenant", "kill", "acme"},
+		{"tenant", "disable", "acme"}, {"tenant", "purge", "acme", "--yes"},
+	} {
+		f.ok(t, args...)
+	}
+}
+
 func TestATenantIsTakenThroughItsLife(t *testing.T) {
 	t.Parallel()
 	f := ready(t)

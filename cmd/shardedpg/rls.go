@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
@@ -61,9 +62,9 @@ func (d *databases) targets(a *app, admin bool) ([]target, error) {
 		if err != nil {
 			return nil, usage("--dsn: %w", err)
 		}
-		cfg, err := pgx.ParseConfig(dsn)
-		if err != nil { // pgx's text has parts of the DSN in it
-			return nil, usage("--dsn is no PostgreSQL URL or keyword/value string, or names a file that is not there")
+		cfg, err := connstring.Parse(dsn)
+		if err != nil {
+			return nil, usage("--dsn is no PostgreSQL URL or keyword/value string that can be used: %w", err)
 		}
 		return []target{{database: databaseOf(cfg), dsn: dsn}}, nil
 	}
@@ -101,9 +102,9 @@ func (d *databases) ofShard(ctx context.Context, reg *registry.Postgres, name, g
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := pgx.ParseConfig(s.DSN)
+	cfg, err := connstring.Parse(s.DSN)
 	if err != nil {
-		return nil, fmt.Errorf("shard %q: its DSN is no connection string: set it with shardedpg shard set-dsn", name)
+		return nil, fmt.Errorf("shard %q: its DSN is no connection string: %w: set it with shardedpg shard set-dsn", name, err)
 	}
 	dsn := s.AdminDSN
 	if dsn == "" {
@@ -151,9 +152,9 @@ func databaseOf(cfg *pgx.ConnConfig) string {
 // on runs work on a connection to the database. Its errors hold no part of the DSN.
 func (t target) on(ctx context.Context, work func(conn *pgx.Conn) error) error {
 	err := func() error {
-		cfg, err := pgx.ParseConfig(t.dsn)
+		cfg, err := connstring.Parse(t.dsn)
 		if err != nil {
-			return errors.New("its admin DSN is no connection string: set it with shardedpg shard set-dsn")
+			return fmt.Errorf("its admin DSN is no connection string: %w: set it with shardedpg shard set-dsn", err)
 		}
 		if t.shard != "" {
 			cfg.Database = t.database

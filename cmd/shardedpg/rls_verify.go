@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 	"github.com/sharded-pg/sharded-pg/verify"
@@ -141,9 +142,9 @@ func (c *rlsVerify) config(a *app, t target) (verify.Config, error) {
 		if err != nil {
 			return v, usage("--app-dsn: %w", err)
 		}
-		cfg, err := pgx.ParseConfig(dsn)
+		cfg, err := connstring.Parse(dsn)
 		if err != nil {
-			return v, usage("--app-dsn is no PostgreSQL URL or keyword/value string")
+			return v, usage("--app-dsn is no PostgreSQL URL or keyword/value string that can be used: %w", err)
 		}
 		v.DSN, t.app = dsn, cfg.User
 	} else {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
@@ -51,17 +52,17 @@ func newServer(ctx context.Context, reg *registry.Postgres, shard string) (*serv
 	if err != nil {
 		return nil, err
 	}
-	app, err := pgx.ParseConfig(s.DSN)
-	if err != nil { // pgx's text has parts of the DSN in it
-		return nil, errors.New("its DSN is no connection string: set it with shardedpg shard set-dsn")
+	app, err := connstring.Parse(s.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("its DSN is no connection string: %w: set it with shardedpg shard set-dsn", err)
 	}
 	dsn := s.AdminDSN
 	if dsn == "" {
 		dsn = s.DSN // sees the sessions of its own login, and may end them
 	}
-	cfg, err := pgx.ParseConfig(dsn)
+	cfg, err := connstring.Parse(dsn)
 	if err != nil {
-		return nil, errors.New("its admin DSN is no connection string: set it with shardedpg shard set-dsn")
+		return nil, fmt.Errorf("its admin DSN is no connection string: %w: set it with shardedpg shard set-dsn", err)
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
 	return &server{shard, cfg, &whose{

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/internal/sqllex"
@@ -346,8 +347,8 @@ func leadingDigits(s string) string {
 func ParseConn(dsn string) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		return nil, errors.New("not a PostgreSQL connection string; it should read like postgres://user@host:5432/db or " +
-			"host=… user=… dbname=…")
+		return nil, fmt.Errorf("not a PostgreSQL connection string that can be used: %w; it should read like postgres://user@host:5432/db "+
+			"or host=… user=… dbname=…", connstring.Reason(err))
 	}
 	return cfg, nil
 }

@@ -7,12 +7,12 @@ package health
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
@@ -204,9 +204,9 @@ func ask(ctx context.Context, dsn string, do func(conn *pgx.Conn) error) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := pgx.ParseConfig(dsn)
+	cfg, err := connstring.Parse(dsn)
 	if err != nil {
-		return errors.New("it is no PostgreSQL URL or keyword/value string, or names a file that is not there")
+		return fmt.Errorf("it is no PostgreSQL URL or keyword/value string that can be used: %w", err)
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
 	if deadline, ok := ctx.Deadline(); ok {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
 	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
@@ -121,12 +122,12 @@ func place(ctx context.Context, reg *registry.Admin, tenant registry.TenantInfo,
 	if shard.AdminDSN == "" {
 		return nil, r.fail("connect", fmt.Errorf("%w: the shard has no admin DSN: set one with SetShardDSN", registry.ErrInvalid))
 	}
-	app, err := pgx.ParseConfig(shard.DSN)
+	app, err := connstring.Parse(shard.DSN)
 	if err == nil {
-		r.admin, err = pgx.ParseConfig(shard.AdminDSN)
+		r.admin, err = connstring.Parse(shard.AdminDSN)
 	}
-	if err != nil { // pgx's text has parts of the DSN in it
-		return nil, r.fail("connect", fmt.Errorf("%w: a DSN of the shard is no connection string: set it with SetShardDSN", registry.ErrInvalid))
+	if err != nil {
+		return nil, r.fail("connect", fmt.Errorf("%w: a DSN of the shard is no connection string: %w: set it with SetShardDSN", registry.ErrInvalid, err))
 	}
 	hosts.Share(&r.admin.Config, hosts.Limit)
 	if r.Login == "" {
