@@ -115,8 +115,27 @@ type Config struct {
 }
 
 // ParseDSN reads the registry's connection string with the sharded_* options in it: a URL with query parameters, or
-// keyword=value pairs. Unknown sharded_* options are an error; everything else is left to pgx. Errors do not repeat the
-// string.
+// keyword=value pairs. Each option sets a field of [Config], and has its default:
+//
+//	sharded_max_conns        MaxConns
+//	sharded_tenant_share     TenantShare
+//	sharded_tenant_queue     TenantQueue
+//	sharded_shard_queue      ShardQueue
+//	sharded_acquire_timeout  AcquireTimeout, a duration such as 30s
+//	sharded_cache_size       CacheSize
+//	sharded_cache_ttl        CacheTTL, a duration
+//	sharded_lookup_timeout   LookupTimeout, a duration
+//	sharded_guc              GUC
+//	sharded_identity         Signed: plain or signed
+//	sharded_key_file         KeyFile
+//	sharded_schema           RegistrySchema
+//	sharded_tenant_case      TenantCase: exact, lower or upper
+//	sharded_guard            Guard: default or strict
+//	sharded_guard_allow      GuardAllow, with commas between the words
+//	sharded_tag              Tag: on or off
+//	sharded_verify           SkipVerify, the other way round: on or off
+//
+// Unknown sharded_* options are an error; everything else is left to pgx. Errors do not repeat the string.
 func ParseDSN(dsn string) (Config, error) {
 	rest, options, err := splitOptions(dsn)
 	if err != nil {

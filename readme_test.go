@@ -111,6 +111,12 @@ func TestOperationsPageNamesEveryErrorAndOption(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^\t(Err\w+)\s+=`).FindAllStringSubmatch(string(errorsGo), -1) {
 		require.Contains(t, string(page), "| `"+m[1]+"` |")
 	}
+	configGo, err := os.ReadFile("config.go")
+	require.NoError(t, err)
+	var listed []string
+	for _, m := range regexp.MustCompile(`(?m)^//\t(sharded_\w+) `).FindAllStringSubmatch(string(configGo), -1) {
+		listed = append(listed, m[1])
+	}
 	_, err = shardedpg.ParseDSN("postgres://localhost/?sharded_unknown=1")
 	require.Error(t, err)
 	options := regexp.MustCompile(`sharded_\w+`).FindAllString(err.Error(), -1)
@@ -118,6 +124,7 @@ func TestOperationsPageNamesEveryErrorAndOption(t *testing.T) {
 	for _, option := range options {
 		if option != "sharded_unknown" {
 			require.Contains(t, string(page), "| `"+option+"` |")
+			require.Contains(t, listed, option, "the manual sends readers to ParseDSN")
 		}
 	}
 }
