@@ -130,7 +130,6 @@ func load(ctx context.Context, db *sql.DB, customer int64, items []string, quant
 
 // answer turns the driver's refusals into statuses. Texts of errors are for the log.
 func answer(w http.ResponseWriter, body any, err error) {
-	var refusal *shardedpg.Error
 	switch {
 	case err == nil:
 		w.Header().Set("Content-Type", "application/json")
@@ -140,14 +139,23 @@ func answer(w http.ResponseWriter, body any, err error) {
 		http.Error(w, "no such shop", http.StatusNotFound)
 	case errors.Is(err, shardedpg.ErrTenantDisabled), errors.Is(err, shardedpg.ErrTenantReadOnly):
 		http.Error(w, "this shop is closed for now", http.StatusForbidden)
+	case errors.Is(err, shardedpg.ErrTenantBusy), errors.Is(err, shardedpg.ErrRateLimited):
+		retryAfter(w, err)
+		http.Error(w, "too many requests of this shop", http.StatusTooManyRequests)
 	case errors.Is(err, shardedpg.ErrShardBusy), errors.Is(err, shardedpg.ErrShardUnavailable),
 		errors.Is(err, shardedpg.ErrRegistryUnavailable):
-		if errors.As(err, &refusal) && refusal.RetryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(refusal.RetryAfter.Seconds())+1))
-		}
+		retryAfter(w, err)
 		http.Error(w, "try again later", http.StatusServiceUnavailable)
 	default:
 		http.Error(w, "something went wrong", http.StatusInternalServerError)
 	}
 	slog.Error("request failed", "error", err)
+}
+
+// retryAfter passes on when the driver says that it is worth trying again, if it knows.
+func retryAfter(w http.ResponseWriter, err error) {
+	var refusal *shardedpg.Error
+	if errors.As(err, &refusal) && refusal.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(refusal.RetryAfter.Seconds())+1))
+	}
 }

@@ -10,12 +10,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/examples/internal/fleettest"
 	"github.com/sharded-pg/sharded-pg/httptenant"
+	"github.com/sharded-pg/sharded-pg/registry"
 )
 
 func TestMain(m *testing.M) { os.Exit(fleettest.Main(m)) }
@@ -142,6 +144,32 @@ func TestCancelledRequestsStopOnTheServer(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = list(f.As("acme"), db)
 	require.NoError(t, err)
+}
+
+func TestATenantThatAsksTooMuchIsToldWhenToComeBack(t *testing.T) {
+	t.Parallel()
+	f, db := newShop(t)
+	cfg, err := shardedpg.ParseDSN(f.DSN)
+	require.NoError(t, err)
+	store, err := registry.Open(cfg.DSN, nil)
+	require.NoError(t, err)
+	f.Close(store)
+	require.NoError(t, store.SetOverride(t.Context(), "acme", &registry.Override{Rate: 0.01, Burst: 1, Reason: "a test"}))
+	h := handler(db)
+	status, body := request(h, http.MethodGet, "acme.localhost", "")
+	require.Equal(t, http.StatusOK, status, body)
+	status, _ = request(h, http.MethodGet, "acme.localhost", "")
+	require.Equal(t, http.StatusTooManyRequests, status)
+
+	for refused, want := range map[error]int{
+		shardedpg.ErrRateLimited: http.StatusTooManyRequests, shardedpg.ErrTenantBusy: http.StatusTooManyRequests,
+		shardedpg.ErrShardBusy: http.StatusServiceUnavailable, shardedpg.ErrShardUnavailable: http.StatusServiceUnavailable,
+	} {
+		w := httptest.NewRecorder()
+		answer(w, nil, &shardedpg.Error{Err: refused, RetryAfter: 1500 * time.Millisecond})
+		require.Equal(t, want, w.Code, refused)
+		require.Equal(t, "2", w.Header().Get("Retry-After"), refused)
+	}
 }
 
 func TestWithoutATenantNothingRuns(t *testing.T) {
