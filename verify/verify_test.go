@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/rls"
 	"github.com/sharded-pg/sharded-pg/rls/policy"
 	"github.com/sharded-pg/sharded-pg/rls/policy/policytest"
 	"github.com/sharded-pg/sharded-pg/verify"
@@ -133,4 +134,22 @@ func (b *site) nothingLeft(t testing.TB) {
 		require.NotContains(t, row, "shardedpg-verify")
 		require.NotContains(t, row, "pg_largeobject_metadata")
 	}
+}
+
+// Between rls keys install and rls apply --identity signed, and after the way back, the database can verify tokens and policies do
+// not ask for one.
+func TestAProgramThatDoesNotSignHoldsWhereKeysAreInstalled(t *testing.T) {
+	t.Parallel()
+	b := newSite(t, pgtest.Shared(t, "verify"), shop(appRole()))
+	conn, err := pgx.Connect(t.Context(), b.server.DSN("postgres", b.name))
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	keys, err := rls.ParseKeys("1 " + strings.Repeat("ab", 32))
+	require.NoError(t, err)
+	b.Config.KeyOwner = b.Config.App + "_keys"
+	_, err = policy.InstallKeys(t.Context(), conn, b.Config, []*rls.ShardKey{keys[0].For("verify")}, nil)
+	require.NoError(t, err)
+	r := b.run(t)
+	require.Empty(t, not(r))
+	require.True(t, r.Proved())
 }
