@@ -143,7 +143,8 @@ func (c *Conn) Close() error {
 
 // Conn returns the pgx connection of this checkout, for what database/sql cannot express (CopyFrom, batches, LISTEN); the
 // tenant's settings are in force on it. The server connection is closed when the checkout ends. The tenant is the one of
-// the first operation, or else of the context given to DB.Conn; without either it returns nil: ping with a tenant first.
+// the first operation, or else of the context given to DB.Conn. Without either, and where no connection can be had, it
+// returns nil, and cannot say why: ping with a tenant first.
 func (c *Conn) Conn() *pgx.Conn {
 	ctx := context.Background() //nolint:forbidigo // Raw gives none; AcquireTimeout and ConnectTimeout bound it
 	if !c.lease.held() && c.hinted != "" {

@@ -69,7 +69,8 @@
 //	})
 //
 // Raw gets no context. The tenant is the one of an earlier operation, else of the context given to db.Conn; without
-// either, Conn returns nil, so call conn.PingContext(ctx) first. The server connection is closed afterwards.
+// either, and where no connection can be had, Conn returns nil, so call conn.PingContext(ctx) first, which says why. The
+// server connection is closed afterwards.
 //
 // # Prepared statements
 //
@@ -107,8 +108,8 @@
 // What the driver refuses is an [Error] around one of the sentinels, which are for errors.Is:
 //
 //	var refusal *shardedpg.Error
-//	if errors.Is(err, shardedpg.ErrShardBusy) && errors.As(err, &refusal) {
-//		w.Header().Set("Retry-After", strconv.Itoa(int(refusal.RetryAfter.Seconds())))
+//	if errors.Is(err, shardedpg.ErrShardBusy) && errors.As(err, &refusal) && refusal.RetryAfter > 0 {
+//		w.Header().Set("Retry-After", strconv.Itoa(1+int(refusal.RetryAfter.Seconds()))) // most are below a second
 //	}
 //
 // Its text names the stage, the tenant and the shard, and holds no SQL, argument or connection string.
