@@ -24,7 +24,8 @@
 //
 // The DSN of a shard may refer to environment variables as ${NAME}. They are expanded by the program that uses the
 // shard, each time the DSN is handed out, so that the registry need not hold passwords. A value is put in as it is: in a
-// URL, it must already be percent-encoded. DSNs appear in no error, no log line, no JSON and no audit record.
+// URL it must already be percent-encoded, and elsewhere its blanks, quotes and backslashes have a backslash in front. DSNs
+// appear in no error, no log line, no JSON and no audit record.
 //
 // # States of a tenant
 //

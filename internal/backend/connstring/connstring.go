@@ -32,7 +32,7 @@ func Reason(err error) error {
 	case found && (what == "failed to configure TLS" || what == "failed to read service"):
 		return errors.New(strings.TrimSuffix(cause, ")"))
 	case strings.HasPrefix(what, "failed to parse as "):
-		return errors.New("it is broken, perhaps by a password that has to be quoted")
+		return errors.New("it is broken, perhaps by characters of a password that have to be escaped")
 	}
 	return errors.New(what)
 }
