@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"database/sql"
 	"encoding/json"
 	"os/exec"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/verify"
 )
 
@@ -59,6 +62,40 @@ func TestVerifyTellsByItsExitCodeWhatHolds(t *testing.T) {
 	for _, shard := range []string{"eu1", "us1"} {
 		require.Zero(t, f.left(t, shard))
 	}
+}
+
+// In the middle of a transaction the driver sets a deadline, and settings that were rolled back, as the tenant's role.
+func TestSchemaTenantsWorkWhereTheDatabaseIsLockedDown(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	role := f.login + "_hooli"
+	f.admin(t, "eu1", "create role "+role, "grant "+role+" to "+f.login, "create schema tenant_hooli", "grant usage on schema tenant_hooli to "+role,
+		"create table tenant_hooli.orders (note text)", "grant select, insert on tenant_hooli.orders to "+role)
+	f.ok(t, "registry", "apply", "-f", written(t, "tenants: {hooli: {shard: eu1, model: schema, role: "+role+"}}\n"))
+	f.ok(t, "rls", "apply", "--shard", "eu1", "--drop-policies", "--lockdown", "--yes")
+
+	db, err := sql.Open("sharded-pg", f.registry)
+	require.NoError(t, err)
+	defer db.Close()
+	ctx := shardedpg.WithTenant(t.Context(), "hooli")
+	tx, err := db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	for _, statement := range []string{
+		"insert into orders values ('a')", "savepoint s", "insert into orders values ('b')", "rollback to s", "set local enable_seqscan = off",
+		"insert into orders values ('c')",
+	} {
+		_, err := tx.ExecContext(ctx, statement)
+		require.NoError(t, err, statement)
+	}
+	soon, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var notes string
+	require.NoError(t, tx.QueryRowContext(soon, "select string_agg(note, ',') from orders").Scan(&notes))
+	require.Equal(t, "a,c", notes)
+	require.NoError(t, tx.Commit())
+
+	r := f.run(t, "", "rls", "verify", "--shard", "eu1", "--yes")
+	require.Zero(t, r.code, r.out+r.notes)
 }
 
 // halfway starts a run and returns while it makes the rows of the second table.

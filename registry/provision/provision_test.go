@@ -433,6 +433,22 @@ func (s *shard) nothingLeft(t *testing.T, tenant registry.TenantInfo) {
 	require.Equal(t, []string{"0"}, s.query(t, s.database, `select count(*)::text from pg_database where datname = $1`, tenant.Database))
 }
 
+func TestASchemaTenantMaySetWhatTheDriverSetsWhereItIsNotEverybodysRight(t *testing.T) {
+	t.Parallel()
+	s, ctx := newShard(t), t.Context()
+	const setConfig = "pg_catalog.set_config(text,text,boolean)"
+	require.NoError(t, s.server.Exec(ctx, s.database, "revoke execute on function "+setConfig+" from public", "grant execute on function "+setConfig+" to "+s.login))
+	info := s.add(t, "a", resolver.ModelSchema)
+	require.NoError(t, provision.Tenant(ctx, s.admin, "a", s.options(t)))
+	may, err := s.as(t, info, "select set_config('work_mem', '1MB', true)")
+	require.NoError(t, err)
+	require.Equal(t, []string{"1MB"}, may)
+	require.NoError(t, s.admin.RemoveTenant(ctx, "a"))
+	_, err = provision.Purge(ctx, s.admin, "a", "a", s.options(t))
+	require.NoError(t, err)
+	s.nothingLeft(t, info)
+}
+
 func TestPurgeKeepsADatabaseOfOthers(t *testing.T) {
 	t.Parallel()
 	s, ctx := newShard(t), t.Context()

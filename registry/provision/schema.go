@@ -102,11 +102,37 @@ func (r *run) makeTables(ctx context.Context, tx pgx.Tx) error {
 
 func (r *run) grantSchema(ctx context.Context, tx pgx.Tx) error {
 	schema, role := ident(r.tenant.Schema), ident(r.tenant.Role)
+	if err := r.maySet(ctx, tx); err != nil {
+		return err
+	}
 	return exec(ctx, tx,
 		"grant select, insert, update, delete on all tables in schema "+schema+" to "+role,
 		"grant usage, select on all sequences in schema "+schema+" to "+role,
 		"alter default privileges in schema "+schema+" grant select, insert, update, delete on tables to "+role,
 		"alter default privileges in schema "+schema+" grant usage, select on sequences to "+role)
+}
+
+// maySet lets the role call what the driver calls as it in the middle of a transaction, where shardedpg rls apply --lockdown has taken
+// that from everybody.
+func (r *run) maySet(ctx context.Context, tx pgx.Tx) error {
+	const setConfig = "pg_catalog.set_config(text,text,boolean)"
+	may := func() (may bool, err error) {
+		err = tx.QueryRow(ctx, "select has_function_privilege($1, $2, 'execute')", r.tenant.Role, setConfig).Scan(&may)
+		return may, err
+	}
+	if ok, err := may(); ok || err != nil {
+		return err
+	}
+	// Whoever may call it and not grant it gets a warning, and no error.
+	err := exec(ctx, tx, "grant execute on function "+setConfig+" to "+ident(r.tenant.Role))
+	if err == nil {
+		var ok bool
+		if ok, err = may(); ok {
+			return nil
+		}
+	}
+	return errors.Join(err, fmt.Errorf("role %s has to call set_config, which is not everybody's here: grant execute on it to the "+
+		"login of the admin DSN, with grant option", ident(r.tenant.Role)))
 }
 
 // columnsSQL describes the columns of a schema's tables, to be compared.

@@ -19,6 +19,7 @@ type clusterState struct {
 	groups      []group
 	groupRights []groupRight
 	languages   []string // trusted languages that PUBLIC may use
+	becomes     []string // roles of schema tenants, as which only what PUBLIC may call lets set_config be called
 }
 
 type role struct {
@@ -100,6 +101,14 @@ select p.oid::regprocedure::text from pg_proc p
    and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g where g.grantee = 0)
  order by 1`
 
+	becomesSQL = `
+select r.rolname from pg_roles r where r.rolname <> all ($2) and not r.rolsuper and not r.rolcanlogin
+   and pg_has_role((select oid from pg_roles where rolname = $1), r.oid, 'member')
+   and not exists (select from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g
+     where p.oid = 'pg_catalog.set_config(text,text,boolean)'::regprocedure
+       and case when g.grantee <> 0 then pg_has_role(r.oid, g.grantee, 'usage') end)
+ order by 1`
+
 	languagesSQL = `
 select l.lanname from pg_language l, aclexplode(coalesce(l.lanacl, acldefault('l', l.lanowner))) g
  where l.lanpltrusted and g.grantee = 0 order by 1`
@@ -141,6 +150,9 @@ func readCluster(ctx context.Context, tx pgx.Tx, c Config) (clusterState, error)
 		},
 		func() error {
 			return each(ctx, tx, func(f function) { s.functions = append(s.functions, f) }, functionsSQL)
+		},
+		func() error {
+			return each(ctx, tx, func(r struct{ Name string }) { s.becomes = append(s.becomes, r.Name) }, becomesSQL, c.App, ours)
 		},
 		func() error {
 			return each(ctx, tx, func(l struct{ Name string }) { s.languages = append(s.languages, l.Name) }, languagesSQL)

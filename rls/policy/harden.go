@@ -75,6 +75,9 @@ func Harden(ctx context.Context, conn *pgx.Conn, c Config, dryRun bool, opts *Ap
 			return nil
 		}
 		give := c.giveBack()
+		for _, role := range before.becomes {
+			give.Do = append(give.Do, grantSetConfig(role))
+		}
 		if err := run(ctx, tx, give.Object, give.Property, give.Do); err != nil {
 			return err
 		}

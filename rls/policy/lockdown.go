@@ -6,7 +6,14 @@ import (
 )
 
 // driverNeeds are functions of the list that the driver's prologue and reset call.
-var driverNeeds = []string{"set_config(text,text,boolean)", "pg_prepared_statement()", "pg_advisory_unlock_all()"}
+var driverNeeds = []string{setConfig, "pg_prepared_statement()", "pg_advisory_unlock_all()"}
+
+// setConfig is called by the roles of schema tenants as well: in the middle of a transaction the prologue runs as one of them.
+const setConfig = "set_config(text,text,boolean)"
+
+func grantSetConfig(role string) string {
+	return "grant execute on function pg_catalog." + setConfig + " to " + ident(role)
+}
 
 // lockdown takes from PUBLIC what reaches across tenants although no table is touched: signals to other sessions, statement
 // texts, session locks, large objects, SQL that is made from text. The driver's role gets back what the driver calls; the
@@ -20,6 +27,9 @@ func (p *planner) lockdown() {
 	}
 	do = append(do, p.giveBack().Do...)
 	p.add(Change{Object: "built-in functions", Property: "public may call", Was: strings.Join(names, ", "), Do: do, Undo: undo})
+	for _, role := range p.cluster.becomes { // a rollback leaves it, as it leaves the rights of the three: the tenant may be gone by then
+		p.add(Change{Object: "role " + role, Property: "may call", Want: setConfig, Do: []string{grantSetConfig(role)}})
+	}
 
 	slices.Sort(p.cluster.languages)
 	do, undo = nil, nil

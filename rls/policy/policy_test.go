@@ -529,6 +529,8 @@ func TestLockdownTakesFromEverybodyWhatReachesAcrossTenants(t *testing.T) {
 	t.Parallel()
 	onEachMajor(t, func(t *testing.T, s *pgtest.Server) {
 		b := newBench(t, s, policytest.Wide(appRole(), 1))
+		becomes := b.Config.App + "_tenant"
+		b.exec(t, b.fill("create role {app} login noinherit"), "create role "+becomes, "grant "+becomes+" to "+b.Config.App)
 		before := b.everything(t)
 		b.Config.Lockdown = true
 		b.apply(t)
@@ -541,7 +543,9 @@ func TestLockdownTakesFromEverybodyWhatReachesAcrossTenants(t *testing.T) {
 			_, err := b.as(t, tenantA, call)
 			require.ErrorContains(t, err, "42501", call)
 		}
-		_, err := b.as(t, tenantA, "select pg_advisory_unlock_all()", "select count(*) from pg_prepared_statements", "select pg_advisory_xact_lock(1)")
+		_, err := b.as(t, tenantA, "set local role "+becomes, "select set_config('statement_timeout', '1000', true)")
+		require.NoError(t, err, "what the driver does in the middle of a schema tenant's transaction")
+		_, err = b.as(t, tenantA, "select pg_advisory_unlock_all()", "select count(*) from pg_prepared_statements", "select pg_advisory_xact_lock(1)")
 		require.NoError(t, err, "what the driver calls, and locks that end with the transaction")
 		_, err = policy.Rollback(t.Context(), b.admin, nil)
 		require.NoError(t, err)
