@@ -55,6 +55,7 @@ var spoken = strings.NewReplacer(
 	"run Init (shardedpg registry init)", `run "shardedpg registry init"`,
 	"create it, or set Options.Create", "create it, or name another one with --template",
 	"grants included, or set Options.Create", "grants included, or name another one with --template-database",
+	"set Options.TenantColumn to the column that they have", "name the column that they have with --tenant-column",
 	"set Options.Create to your migrations", "provision such tenants with a Go program that runs your migrations",
 	"or registry.UnlimitedTenants", "or unlimited",
 	"set Expires to a time to come", "let it end later",

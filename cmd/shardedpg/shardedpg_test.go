@@ -54,6 +54,7 @@ func TestErrorsSayWhatToDoAndNameNoSecret(t *testing.T) {
 		"known tenant":        {[]string{"tenant", "add", "acme"}, "exists already", exitFailed},
 		"known shard":         {[]string{"shard", "add", "eu1", "--dsn", f.shards["eu1"]}, "shardedpg shard set-dsn", exitFailed},
 		"shard in use":        {[]string{"shard", "remove", "eu1"}, "shardedpg tenant list --shard", exitFailed},
+		"another column":      {[]string{"tenant", "add", "b", "--tenant-column", "org"}, "name the column that they have with --tenant-column", exitFailed},
 		"no room":             {[]string{"tenant", "add", "b", "--region", "mars"}, "shardedpg shard add", exitFailed},
 		"purge of an active":  {[]string{"tenant", "purge", "acme", "--yes"}, "disable or remove it first", exitFailed},
 		"shard out of reach":  {[]string{"shard", "add", "eu9", "--dsn", "host=/nowhere user=app password=" + secret}, "nothing was stored", exitFailed},

@@ -48,7 +48,8 @@ func (r *run) tables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[table])
 	if err == nil && len(found) == 0 {
-		err = fmt.Errorf("%w: database %q has no table with a column %q: create the tables first",
+		err = fmt.Errorf("%w: database %q has no table with a column %q: create the tables first, or set Options.TenantColumn to "+
+			"the column that they have",
 			ErrTemplate, r.database, r.TenantColumn)
 	}
 	return found, err
