@@ -62,3 +62,30 @@ func TestPoliciesOnIntegersHaveNoFinding(t *testing.T) {
 	require.Empty(t, r.NotRun)
 	require.Empty(t, found(r))
 }
+
+// What provisioning grants on the tables to come in a tenant's own schema is for that tenant alone, and no policy has to come first.
+func TestASchemaTenantsFutureTablesAreItsOwn(t *testing.T) {
+	t.Parallel()
+	s := generated(t, pgtest.Shared(t, "audit"), policytest.Views(appRole()))
+	exec := func(statements ...string) {
+		for _, statement := range statements {
+			_, err := s.conn.Exec(t.Context(), s.fill(statement))
+			require.NoError(t, err)
+		}
+	}
+	exec("create role {app}_x", "grant {app}_x to {app}", "create schema tenant_x",
+		"alter default privileges in schema tenant_x grant select, insert on tables to {app}_x")
+	r, err := audit.RunOnly(t.Context(), s.conn, s.audit, "SPG046")
+	require.NoError(t, err)
+	require.Empty(t, found(r))
+	for object, statement := range map[string]string{
+		"postgres in tenant_x": "alter default privileges in schema tenant_x grant select on tables to {app}",
+		"postgres in tenant_y": "create schema tenant_y; alter default privileges in schema tenant_y grant select on tables to public",
+		"postgres in app":      "alter default privileges in schema app grant select on tables to {app}_x",
+	} {
+		exec(statement)
+		r, err := audit.RunOnly(t.Context(), s.conn, s.audit, "SPG046")
+		require.NoError(t, err)
+		require.Contains(t, found(r), "SPG046 "+object)
+	}
+}

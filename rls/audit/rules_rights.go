@@ -43,7 +43,8 @@ var rightsRules = []Rule{
 		Fix:   "alter default privileges … revoke all on tables; or shardedpg rls apply",
 		query: `select pg_get_userbyid(d.defaclrole)||' in '||coalesce(n.nspname,'any schema') as object, x.privilege_type||' to '||case when
   x.grantee=0 then 'PUBLIC' else pg_get_userbyid(x.grantee) end as detail
- from pg_default_acl d left join pg_namespace n on n.oid = d.defaclnamespace, aclexplode(d.defaclacl) x
- where d.defaclobjtype = 'r' and (x.grantee = 0 or x.grantee in (select oid from reach))`,
+ from cfg, pg_default_acl d left join pg_namespace n on n.oid = d.defaclnamespace, aclexplode(d.defaclacl) x
+ where d.defaclobjtype = 'r' and (x.grantee = 0 or x.grantee in (select oid from pool)
+   or x.grantee in (select oid from reach) and coalesce(n.nspname !~ cfg.tschemas, true))`,
 	},
 }
