@@ -71,12 +71,18 @@ type Report struct {
 	FreeDisk  int64         `json:"free_disk,omitempty"`
 }
 
-// appSQL asks what only the login of the tenants' statements can tell: whether it could step around row-level security, and who
-// answers.
+// appSQL asks what only the login of the tenants' statements can tell: whether it could step around row-level security, who answers, and
+// what the driver refuses besides: rights of schema tenants at all times (their roles have provisioning's comment, or the default name),
+// and a stored setting that makes it another role.
 const appSQL = `select r.rolsuper, r.rolbypassrls,
        exists (select from pg_roles o where (o.rolsuper or o.rolbypassrls) and o.rolname <> session_user and pg_has_role(session_user, o.oid, 'member')),
        exists (select from pg_class c where c.relrowsecurity and pg_has_role(session_user, c.relowner, 'member')),
-       pg_backend_pid()
+       pg_backend_pid(),
+       (select coalesce(string_agg(quote_ident(o.rolname), ', ' order by o.rolname), '') from pg_roles o
+         where not r.rolsuper and not o.rolcanlogin and o.rolname <> session_user and pg_has_role(session_user, o.oid, 'usage')
+           and (shobj_description(o.oid, 'pg_authid') like 'sharded-pg: tenant %' or o.rolname like 'tenant\_%' and exists (select from pg_namespace where nspname = o.rolname))),
+       exists (select from pg_db_role_setting s cross join unnest(s.setconfig) c where c like 'role=%' and c <> 'role=none'
+         and s.setrole in (0, r.oid) and s.setdatabase in (0, (select oid from pg_database where datname = current_database())))
   from pg_roles r where r.rolname = session_user`
 
 // serverSQL asks for what an administrator sees. reserved_connections is there from PostgreSQL 16 on.
@@ -124,12 +130,20 @@ func (r *Report) app(ctx context.Context, shard registry.Shard) {
 		if cfg := conn.Config(); cfg.ValidateConnect == nil && hosts.Count(&cfg.Config) > 1 {
 			r.problem("its DSN names several hosts and takes the first that answers, a standby as well: add target_session_attrs=read-write")
 		}
-		var super, bypass, member, owner bool
+		var super, bypass, member, owner, stored bool
 		var pid uint32
-		if err := conn.QueryRow(ctx, appSQL).Scan(&super, &bypass, &member, &owner, &pid); err != nil {
+		var inherits string
+		if err := conn.QueryRow(ctx, appSQL).Scan(&super, &bypass, &member, &owner, &pid, &inherits, &stored); err != nil {
 			return err
 		}
 		r.Pooled = pid != conn.PgConn().PID()
+		if inherits != "" {
+			r.problem("the login of its DSN has the rights of the roles %s without becoming them: the driver refuses it to these schema "+
+				"tenants; make the login NOINHERIT, or from PostgreSQL 16 on grant the roles WITH INHERIT FALSE", inherits)
+		}
+		if stored {
+			r.problem("a stored setting makes the login of its DSN another role: the driver refuses it; take it away with alter role … reset role")
+		}
 		for what, is := range map[string]bool{
 			"is a superuser": super, "has BYPASSRLS": bypass, "is a member of a superuser or BYPASSRLS role": member,
 			"owns tables with row-level security, or is a member of their owner": owner,

@@ -82,6 +82,32 @@ func TestReservedConnectionsAreNotFree(t *testing.T) {
 	require.Equal(t, free, health.Check(t.Context(), registry.Shard{Name: "s1", DSN: dsn, AdminDSN: dsn}, nil).Slots)
 }
 
+func TestALoginThatTheDriverRefusesToSchemaTenantsIsAProblem(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	database := server.NewDatabase(t, "create role app login noinherit", "create role tenant_a", "grant tenant_a to app", "create schema tenant_a",
+		"create role b", "grant b to app", "comment on role b is 'sharded-pg: tenant b'", "create role readers", "grant readers to app", "create schema readers")
+	shard := registry.Shard{Name: "s1", DSN: server.DSN("app", database), AdminDSN: server.DSN("postgres", database)}
+	for _, c := range []struct{ change, problem string }{
+		{"alter role app noinherit", ""},
+		{"alter role app inherit", "rights of the roles b, tenant_a without becoming them"},
+		{"revoke tenant_a from app", "rights of the roles b without"},
+		{"revoke b from app", ""},
+		{"alter role app set role = 'readers'", "makes the login of its DSN another role"},
+	} {
+		require.NoError(t, server.Exec(t.Context(), database, c.change))
+		report := health.Check(t.Context(), shard, &health.Options{Timeout: time.Minute})
+		if c.problem == "" {
+			require.Empty(t, report.Problems, c.change)
+			continue
+		}
+		require.Len(t, report.Problems, 1, c.change)
+		require.Contains(t, report.Problems[0], c.problem)
+	}
+}
+
 func TestEachProblemIsNamed(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})
