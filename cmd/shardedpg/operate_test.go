@@ -206,9 +206,15 @@ func TestDSNsWithOptionsOfAPoolAreGoodForEachCommand(t *testing.T) {
 	const pool = " pool_max_conn_lifetime=30m pool_max_conn_idle_time=5m"
 	f.ok(t, "shard", "add", "eu1", "--dsn", f.shards["eu1"]+pool, "--admin-dsn", f.admins["eu1"]+pool)
 	for _, args := range [][]string{
-		{"shard", "health"}, {"tenant", "add", "acme", "--model", "partition"}, {"rls", "generate"}, {"rls", "audit", "--fail-on", "critical"},
-		{"rls", "verify", "--yes", "--table", "public.orders"}, {"top", "--once", "--interval", "1s"}, {"tenant", "kill", "acme"},
-		{"tenant", "disable", "acme"}, {"tenant", "purge", "acme", "--yes"},
+		{"shard", "health"},
+		{"tenant", "add", "acme", "--model", "partition"},
+		{"rls", "generate"},
+		{"rls", "audit", "--fail-on", "critical"},
+		{"rls", "verify", "--yes", "--table", "public.orders"},
+		{"top", "--once", "--interval", "1s"},
+		{"tenant", "kill", "acme"},
+		{"tenant", "disable", "acme"},
+		{"tenant", "purge", "acme", "--yes"},
 	} {
 		f.ok(t, args...)
 	}
