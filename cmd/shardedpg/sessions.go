@@ -12,6 +12,7 @@ import (
 
 	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 	"github.com/sharded-pg/sharded-pg/rls"
@@ -72,7 +73,11 @@ func newServer(ctx context.Context, reg *registry.Postgres, shard string) (*serv
 
 // connect's errors hold no part of the DSN.
 func (s *server) connect(ctx context.Context) (*pgx.Conn, error) {
-	conn, err := pgx.ConnectConfig(ctx, s.cfg)
+	cfg := s.cfg.Copy()
+	if deadline, ok := ctx.Deadline(); ok {
+		hosts.Share(&cfg.Config, time.Until(deadline)) // a first host that does not answer must not hide the one that took its place
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, connerr.Failed(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -320,6 +321,23 @@ func TestTopGoesOnWithoutAShardThatDoesNotAnswer(t *testing.T) {
 	require.Contains(t, r.notes, "grant pg_signal_backend")
 	f.admin(t, "us1", `grant pg_signal_backend to `+blind)
 	f.ok(t, "tenant", "kill", "seen", "--older-than", "0s")
+	requireCode(t, receive(t, ended), "57014")
+}
+
+func TestTopAndKillReachThePrimaryBehindAHostThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "acme", "--shard", "eu1")
+	ended := f.sleeps(t, f.tagged(t), "acme", 1)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer silent.Close()
+	live, err := pgx.ParseConfig(f.admins["eu1"])
+	require.NoError(t, err)
+	f.sql(t, fmt.Sprintf(`update sharded_pg.shards set admin_dsn = 'host=127.0.0.1,%s port=%d,%d user=%s dbname=%s sslmode=disable target_session_attrs=read-write' where name = 'eu1'`,
+		live.Host, silent.Addr().(*net.TCPAddr).Port, live.Port, live.User, live.Database))
+	require.Equal(t, 1, f.lines(t, "--shard", "eu1")["acme"].Active)
+	require.Len(t, f.json(t, "tenant", "kill", "acme", "--older-than", "0s")["cancelled"], 1)
 	requireCode(t, receive(t, ended), "57014")
 }
 
