@@ -228,8 +228,9 @@ func badInput(f *fleet, files string) map[string]map[string][]bad {
 		"tenant provision": merged(badTenant("tenant|provision|ID"), badLayout("tenant|provision|acme")),
 		"tenant purge":     merged(badTenant("tenant|purge|ID|--yes"), badLayout("tenant|purge|acme|--yes")),
 		"plan set": merged(badLimits("plan|set|free"), map[string][]bad{
-			"--burst": {{"plan|set|free|--rate|0|--burst|10", "burst is 10 without a rate", exitUsage}},
-			"<name>":  {{"plan|set|a b|--statement-timeout|1s|--work-mem|1MB|--max-conns|1", "not allowed", exitUsage}, {"plan|set|gold|--max-conns|3", "would be new", exitUsage}, {"plan|set|free", "nothing to set", exitUsage}},
+			"--burst":   {{"plan|set|free|--rate|0|--burst|10", "burst is 10 without a rate", exitUsage}},
+			"--dry-run": {{"plan|set|free|--rate|0|--burst|10|--dry-run", "burst is 10 without a rate", exitUsage}, {"plan|set|a b|--statement-timeout|1s|--work-mem|1MB|--max-conns|1|--dry-run", "not allowed", exitUsage}},
+			"<name>":    {{"plan|set|a b|--statement-timeout|1s|--work-mem|1MB|--max-conns|1", "not allowed", exitUsage}, {"plan|set|gold|--max-conns|3", "would be new", exitUsage}, {"plan|set|free", "nothing to set", exitUsage}},
 		}),
 		"rls generate": merged(badDatabases("rls|generate", dsn), badDeclared("rls|generate"), badGenerated("rls|generate")),
 		"rls apply": merged(badDatabases("rls|apply|--dry-run", dsn), badDeclared("rls|apply|--dry-run"), badGenerated("rls|apply|--dry-run"),
