@@ -3,6 +3,7 @@ package redislimit
 import (
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sharded-pg/sharded-pg/limits"
@@ -13,14 +14,15 @@ const keep = time.Second
 
 // account is what this program holds of a tenant's rate.
 type account struct {
-	asking sync.Mutex // held by the one who asks Redis
+	waiting atomic.Int64 // statements, for Redis's answer
 
 	mu      sync.Mutex
-	left    int       // statements that were fetched
-	until   time.Time // and may be used
-	owed    int       // statements that ran inside transactions and were not fetched
-	refused time.Time // until when there is nothing to fetch
-	rate    float64   // that all of this is of
+	asking  chan struct{} // closed when the question under way is answered; nil when there is none
+	left    int           // statements that were fetched
+	until   time.Time     // and may be used
+	owed    int           // statements that ran inside transactions and were not fetched
+	refused time.Time     // until when there is nothing to fetch
+	rate    float64       // that all of this is of
 	burst   int
 }
 
@@ -28,6 +30,11 @@ type account struct {
 func (a *account) spend(s limits.Statement, now time.Time) (wait time.Duration, decided bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.decide(s, now)
+}
+
+// decide is spend with the mutex held.
+func (a *account) decide(s limits.Statement, now time.Time) (wait time.Duration, decided bool) {
 	if s.Rate != a.rate || s.Burst != a.burst { // another plan: what was fetched or refused before says nothing now
 		a.rate, a.burst, a.left, a.refused = s.Rate, s.Burst, 0, time.Time{}
 		a.owed = min(a.owed, int(math.Ceil(s.Rate*limits.MaxDebt.Seconds())))
@@ -50,29 +57,22 @@ func (a *account) spend(s limits.Statement, now time.Time) (wait time.Duration, 
 	return 0, false
 }
 
-// needs is what a statement has to fetch: itself and what is owed.
-func (a *account) needs() int {
+// book enters what Redis answered to a question for a statement, and wakes those who wait for it.
+func (a *account) book(s limits.Statement, got int, wait time.Duration, err error, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.owed + 1
-}
-
-// book enters what Redis answered to a question for a statement, and decides on that.
-func (a *account) book(s limits.Statement, got int, wait time.Duration, now time.Time) time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if got == 0 {
+	close(a.asking)
+	a.asking = nil
+	switch {
+	case err != nil || s.Rate != a.rate || s.Burst != a.burst:
+	case got == 0:
 		a.refused = now.Add(wait)
-		return wait
+	default:
+		paid := min(a.owed, got)
+		a.owed -= paid
+		a.left, a.until = got-paid, now.Add(keep)
+		if a.left == 0 { // a debt above the burst is paid in parts
+			a.refused = now.Add(time.Duration(float64(a.owed+1) / s.Rate * float64(time.Second)))
+		}
 	}
-	paid := min(a.owed, got)
-	a.owed -= paid
-	a.left, a.until = got-paid, now.Add(keep)
-	if a.left == 0 { // a debt above the burst is paid in parts
-		wait = time.Duration(float64(a.owed+1) / s.Rate * float64(time.Second))
-		a.refused = now.Add(wait)
-		return wait
-	}
-	a.left--
-	return 0
 }

@@ -20,7 +20,7 @@ type Config struct {
 	Redis *redis.UniversalOptions
 	// Programs is how many programs share the rates: without Redis each enforces its part. Default: 1, the whole rate each.
 	Programs int
-	// Timeout is the longest that a statement waits for Redis, also one whose own deadline comes sooner. Default: 20ms.
+	// Timeout is the longest that a statement waits for Redis. Default: 20ms.
 	Timeout time.Duration
 	// Prefix begins the keys: "<prefix>{<tenant>}:<rate>". Default: "sharded-pg:".
 	Prefix string
@@ -125,31 +125,72 @@ func (l *Limiter) account(tenant string) *account {
 	return a
 }
 
-// ask settles with Redis for a statement that the account does not cover. One goroutine asks for a tenant; those that come
-// meanwhile share what it gets.
+// ask settles with Redis for a statement that the account does not cover. Those that come while a question is under way wait for
+// its answer, and the next one is for all whom that left over.
 func (l *Limiter) ask(ctx context.Context, a *account, s limits.Statement) time.Duration {
-	a.asking.Lock()
-	defer a.asking.Unlock()
-	if ctx.Err() != nil { // the statement will not run
-		return 0
+	patience := time.NewTimer(l.cfg.Timeout)
+	defer patience.Stop()
+	a.waiting.Add(1)
+	defer a.waiting.Add(-1)
+	for ctx.Err() == nil {
+		wait, decided, answered := l.question(ctx, a, s)
+		switch {
+		case decided:
+			return wait
+		case answered == nil:
+			return l.decideAlone(ctx, s)
+		}
+		select {
+		case <-answered:
+		case <-patience.C:
+			return l.decideAlone(ctx, s)
+		case <-ctx.Done():
+		}
 	}
+	return 0 // the statement will not run
+}
+
+// question puts one to Redis, unless one is under way or has just been answered. What it returns is closed when the answer is
+// there, and nil while nobody asks.
+func (l *Limiter) question(ctx context.Context, a *account, s limits.Statement) (wait time.Duration, decided bool, answered <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	now := time.Now()
-	if wait, decided := a.spend(s, now); decided {
-		return wait
+	wait, decided = a.decide(s, now)
+	under := a.asking != nil
+	switch {
+	case decided:
+		return wait, true, nil
+	case under && l.next.Load() == 0:
+		return 0, false, a.asking
+	case under || !l.mayAsk(now):
+		return 0, false, nil
 	}
-	if !l.mayAsk(now) {
-		return l.decideAlone(ctx, s)
-	}
-	needs := a.needs()
-	wanted := min(max(needs, int(s.Rate*fetch.Seconds())), s.Most())
-	got, wait, err := l.fetch(ctx, s, wanted, min(needs, wanted))
-	if err != nil {
-		l.failed.Add(1)
-		l.next.Store(time.Now().Add(askAgain).UnixNano())
-		return l.decideAlone(ctx, s)
-	}
-	l.next.Store(0)
-	return a.book(s, got, wait, time.Now())
+	a.asking = make(chan struct{})
+	needs := a.owed + 1
+	wanted := min(max(a.owed+int(a.waiting.Load()), int(s.Rate*fetch.Seconds())), s.Most())
+	go func() {
+		late := time.AfterFunc(l.cfg.Timeout, l.unanswered)
+		// Longer than anybody waits: making a connection takes several round trips, and where Redis is far none would ever be made.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(askAgain, l.cfg.Timeout))
+		defer cancel()
+		got, wait, err := l.fetch(ctx, s, wanted, min(needs, wanted))
+		switch {
+		case !late.Stop(): // it was too slow, whatever it said
+		case err != nil:
+			l.unanswered()
+		default:
+			l.next.Store(0)
+		}
+		a.book(s, got, wait, err, time.Now())
+	}()
+	return 0, false, a.asking
+}
+
+// unanswered keeps all from asking for a while.
+func (l *Limiter) unanswered() {
+	l.failed.Add(1)
+	l.next.Store(time.Now().Add(askAgain).UnixNano())
 }
 
 // mayAsk lets all ask while Redis answers, and one a second while it does not.
@@ -168,9 +209,6 @@ func (l *Limiter) decideAlone(ctx context.Context, s limits.Statement) time.Dura
 // fetch takes the wanted number of statements from the tenant's rate, or else the needed one, or none and how long to wait
 // for that. redis_rate could take what is left, but then takes parts of statements, which are lost.
 func (l *Limiter) fetch(ctx context.Context, s limits.Statement, wanted, needed int) (got int, wait time.Duration, err error) {
-	// Not the caller's deadline: one that is too short for Redis would look like Redis's failure, and be that of all tenants.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.Timeout)
-	defer cancel()
 	// Redis keeps until when the tenant's past is paid. At another rate that would be too soon or, after a throttle, hours away.
 	key := fmt.Sprintf("%s{%s}:%g", l.cfg.Prefix, s.Tenant, s.Rate)
 	limit := redis_rate.Limit{Rate: 1, Period: time.Duration(float64(time.Second) / s.Rate), Burst: s.Most()}

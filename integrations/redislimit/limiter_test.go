@@ -2,6 +2,7 @@ package redislimit_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -219,6 +220,60 @@ func TestWithoutRedisEachProgramEnforcesItsShare(t *testing.T) {
 			}, 20*time.Second, 10*time.Millisecond)
 		})
 	}
+}
+
+// far is the address of a Redis to which everything takes so long.
+func far(t *testing.T, oneWay time.Duration) string {
+	t.Helper()
+	way, err := pgtest.StartProxyTo(t.Context(), "unix", start(t).Socket())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, way.Stop()) })
+	way.SetDelay(oneWay)
+	folder, port := way.Socket()
+	return filepath.Join(folder, fmt.Sprintf(".s.PGSQL.%d", port))
+}
+
+// Making a connection takes several round trips, which together may be longer than a statement waits.
+func TestARedisThatAnswersInTimeIsConnectedToHoweverLongThatTakes(t *testing.T) {
+	t.Parallel()
+	l, err := redislimit.New(redislimit.Config{
+		Redis: &redis.UniversalOptions{Addrs: []string{far(t, 75*time.Millisecond)}}, Timeout: 250 * time.Millisecond,
+	})
+	require.NoError(t, err)
+	defer l.Close()
+	require.Eventually(t, func() bool {
+		l.Take(t.Context(), limits.Statement{Tenant: "acme", Rate: 1000})
+		s := l.Stats()
+		return s.Asked > s.Failed && !s.Down
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
+func TestManyWhoComeAtOnceWaitForRedisNoLongerThanOne(t *testing.T) {
+	t.Parallel()
+	l, err := redislimit.New(redislimit.Config{
+		Redis: &redis.UniversalOptions{Addrs: []string{far(t, 20*time.Millisecond)}}, Timeout: 3 * time.Second,
+	})
+	require.NoError(t, err)
+	defer l.Close()
+	require.Zero(t, l.Take(t.Context(), limits.Statement{Tenant: "warm", Rate: 1000}))
+	const burst = 300 // one after the other they would take twelve seconds
+	var allowed, slow atomic.Int64
+	var group sync.WaitGroup
+	for range burst {
+		group.Go(func() {
+			begin := time.Now()
+			if l.Take(t.Context(), limits.Statement{Tenant: "acme", Rate: hundredth, Burst: burst}) == 0 {
+				allowed.Add(1)
+			}
+			if time.Since(begin) > 4*time.Second {
+				slow.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	require.EqualValues(t, burst, allowed.Load())
+	require.Zero(t, slow.Load())
+	require.Zero(t, l.Stats().Alone, "one question is for all who wait")
 }
 
 func TestACallerThatGivesUpSaysNothingOfRedis(t *testing.T) {
