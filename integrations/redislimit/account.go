@@ -19,6 +19,7 @@ type account struct {
 	mu      sync.Mutex
 	asking  chan struct{} // closed when the question under way is answered; nil when there is none
 	left    int           // statements that were fetched
+	used    int           // of them, since the last question
 	until   time.Time     // and may be used
 	owed    int           // statements that ran inside transactions and were not fetched
 	refused time.Time     // until when there is nothing to fetch
@@ -45,6 +46,7 @@ func (a *account) decide(s limits.Statement, now time.Time) (wait time.Duration,
 	switch {
 	case a.left > 0:
 		a.left--
+		a.used++
 		return 0, true
 	case s.Started:
 		if float64(a.owed) < s.Rate*limits.MaxDebt.Seconds() {
@@ -57,22 +59,27 @@ func (a *account) decide(s limits.Statement, now time.Time) (wait time.Duration,
 	return 0, false
 }
 
+// ahead is how many statements are worth fetching beside those that wait: as many as were used of the last ones, or twice as many
+// when that was all. What one program fetches and does not use, the others do not have. With the mutex held.
+func (a *account) ahead(now time.Time) int {
+	n := a.used
+	if now.Before(a.until) {
+		n *= 2
+	}
+	a.used = 0
+	return n
+}
+
 // book enters what Redis answered to a question for a statement, and wakes those who wait for it.
-func (a *account) book(s limits.Statement, got int, wait time.Duration, err error, now time.Time) {
+func (a *account) book(s limits.Statement, owed, got int, wait time.Duration, err error, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	close(a.asking)
 	a.asking = nil
-	switch {
-	case err != nil || s.Rate != a.rate || s.Burst != a.burst:
-	case got == 0:
-		a.refused = now.Add(wait)
-	default:
-		paid := min(a.owed, got)
-		a.owed -= paid
-		a.left, a.until = got-paid, now.Add(keep)
-		if a.left == 0 { // a debt above the burst is paid in parts
-			a.refused = now.Add(time.Duration(float64(a.owed+1) / s.Rate * float64(time.Second)))
-		}
+	if err != nil || s.Rate != a.rate || s.Burst != a.burst {
+		return
 	}
+	a.owed = max(0, a.owed-owed)
+	a.left, a.until = got, now.Add(keep)
+	a.refused = now.Add(wait) // looked at when nothing is left
 }

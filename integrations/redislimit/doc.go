@@ -8,10 +8,9 @@
 //	cfg.RateLimiter = limiter
 //	connector, err := shardedpg.NewConnector(cfg)
 //
-// Redis keeps one timestamp for each tenant (GCRA, the generic cell rate algorithm, by redis_rate), by its own clock. A
-// program fetches the statements of 50 ms at once, or one where a rate allows fewer, and remembers a refusal for as long as
-// it holds: neither a fast tenant nor one that is refused asks Redis for each statement. What was fetched and is not used
-// within a second is lost.
+// Redis keeps one timestamp for each tenant (GCRA, the generic cell rate algorithm), by its own clock. A program in which a
+// tenant is fast fetches up to the statements of 50 ms at once, and remembers a refusal for as long as it holds: neither a
+// fast tenant nor one that is refused asks Redis for each statement. What was fetched and is not used within a second is lost.
 //
 // # Without Redis
 //
@@ -21,6 +20,6 @@
 //
 // # Transactions
 //
-// Statements inside transactions are counted and never refused, as in process: what they take too much is paid by the
-// tenant's next ones in the same program, up to [limits.MaxDebt].
+// Statements inside transactions are counted and never refused, as in process: what they take too much is told to Redis with
+// the tenant's next question, and paid by its next ones in all programs, up to [limits.MaxDebt].
 package redislimit

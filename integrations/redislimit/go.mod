@@ -5,7 +5,6 @@ go 1.26.0
 replace github.com/sharded-pg/sharded-pg => ../..
 
 require (
-	github.com/go-redis/redis_rate/v10 v10.0.1
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/sharded-pg/sharded-pg v0.0.0

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-redis/redis_rate/v10"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/redis/go-redis/v9"
 
@@ -41,7 +40,6 @@ type Stats struct {
 type Limiter struct {
 	cfg    Config
 	client redis.UniversalClient
-	rates  *redis_rate.Limiter
 	own    *limits.LocalRates // the program's share, while Redis does not answer
 	known  *lru.Cache[string, *account]
 
@@ -85,9 +83,8 @@ func New(cfg Config) (*Limiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := redis.NewUniversalClient(&options)
 	return &Limiter{
-		cfg: cfg, client: client, rates: redis_rate.NewLimiter(client), own: limits.NewLocalRates(cfg.Tenants), known: known,
+		cfg: cfg, client: redis.NewUniversalClient(&options), own: limits.NewLocalRates(cfg.Tenants), known: known,
 	}, nil
 }
 
@@ -167,14 +164,13 @@ func (l *Limiter) question(ctx context.Context, a *account, s limits.Statement) 
 		return 0, false, nil
 	}
 	a.asking = make(chan struct{})
-	needs := a.owed + 1
-	wanted := min(max(a.owed+int(a.waiting.Load()), int(s.Rate*fetch.Seconds())), s.Most())
+	owed, wanted := a.owed, max(int(a.waiting.Load()), min(a.ahead(now), int(s.Rate*fetch.Seconds())))
 	go func() {
 		late := time.AfterFunc(l.cfg.Timeout, l.unanswered)
 		// Longer than anybody waits: making a connection takes several round trips, and where Redis is far none would ever be made.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(askAgain, l.cfg.Timeout))
 		defer cancel()
-		got, wait, err := l.fetch(ctx, s, wanted, min(needs, wanted))
+		got, wait, err := l.fetch(ctx, s, owed, wanted)
 		switch {
 		case !late.Stop(): // it was too slow, whatever it said
 		case err != nil:
@@ -182,7 +178,7 @@ func (l *Limiter) question(ctx context.Context, a *account, s limits.Statement) 
 		default:
 			l.next.Store(0)
 		}
-		a.book(s, got, wait, err, time.Now())
+		a.book(s, owed, got, wait, err, time.Now())
 	}()
 	return 0, false, a.asking
 }
@@ -206,24 +202,34 @@ func (l *Limiter) decideAlone(ctx context.Context, s limits.Statement) time.Dura
 	return l.own.Take(ctx, s)
 }
 
-// fetch takes the wanted number of statements from the tenant's rate, or else the needed one, or none and how long to wait
-// for that. redis_rate could take what is left, but then takes parts of statements, which are lost.
-func (l *Limiter) fetch(ctx context.Context, s limits.Statement, wanted, needed int) (got int, wait time.Duration, err error) {
-	// Redis keeps until when the tenant's past is paid. At another rate that would be too soon or, after a throttle, hours away.
+// gcra keeps until when the tenant's past is paid. It adds what is owed, whether there is room for it or not, and takes up to
+// the wanted number of statements. ARGV: seconds for each, burst, owed, wanted, longest debt in seconds. It returns how many it took,
+// and the microseconds until there is another one. Nothing that is stored shuts a tenant out for longer than its burst and that
+// debt: the clock may be another Redis's, and ahead.
+var gcra = redis.NewScript(`
+local now = redis.call('TIME')
+now = now[1] - 1483228800 + now[2] / 1000000 -- since 2017: of all seconds since 1970 a number has no microseconds
+local each, burst, owed, wanted, debt = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local paid = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+paid = math.min(paid + owed * each, now + burst * each + debt)
+local got = math.max(0, math.min(wanted, math.floor((now - paid) / each + burst)))
+paid = paid + got * each
+if paid > now then
+	redis.call('SET', KEYS[1], paid, 'PX', math.ceil((paid - now) * 1000))
+end
+return {got, math.ceil((paid + each - burst * each - now) * 1000000)}`)
+
+// fetch takes up to the wanted number of statements from the tenant's rate, and says how long to wait for another one if there are not so many.
+func (l *Limiter) fetch(ctx context.Context, s limits.Statement, owed, wanted int) (got int, wait time.Duration, err error) {
+	l.asked.Add(1)
+	// What was paid at another rate would be paid too soon at this one or, after a throttle, in hours.
 	key := fmt.Sprintf("%s{%s}:%g", l.cfg.Prefix, s.Tenant, s.Rate)
-	limit := redis_rate.Limit{Rate: 1, Period: time.Duration(float64(time.Second) / s.Rate), Burst: s.Most()}
-	for _, n := range []int{wanted, needed} {
-		l.asked.Add(1)
-		result, err := l.rates.AllowN(ctx, key, limit, n)
-		if err != nil {
-			return 0, 0, err
-		}
-		if result.Allowed > 0 {
-			return result.Allowed, 0, nil
-		}
-		if wait = max(result.RetryAfter, time.Millisecond); n == needed {
-			break
-		}
+	answer, err := gcra.Run(ctx, l.client, []string{key}, 1/s.Rate, s.Most(), owed, wanted, limits.MaxDebt.Seconds()).Int64Slice()
+	if err != nil {
+		return 0, 0, err
 	}
-	return 0, wait, nil
+	if got = int(answer[0]); got < wanted {
+		wait = max(time.Duration(answer[1])*time.Microsecond, time.Millisecond)
+	}
+	return got, wait, nil
 }
