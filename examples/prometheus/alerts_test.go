@@ -4,6 +4,7 @@ import (
 	"context"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,9 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/registry"
 )
 
 func rules(t *testing.T) []rulefmt.Rule {
@@ -93,7 +97,7 @@ func TestEachAlertFiresForItsTrouble(t *testing.T) {
 		"ShardQueueDeep":        {`db_client_connection_pending_requests{sharded_pg_plan="free"}`, is(101)},
 		"WaitForConnectionLong": {`db_client_connection_wait_time_seconds_bucket{le=~"5|10|\\+Inf"}`, more(100)},
 		"StatementsRefused":     {`sharded_pg_refusals_total{sharded_pg_reason="shard_busy"}`, more(60)},
-		"BreakerOpen":           {`sharded_pg_shard_down`, is(1)},
+		"BreakerOpen":           {`{__name__=~"sharded_pg_shard_down|sharded_pg_connect_errors_total"}`, more(1)},
 		"RegistryDoesNotAnswer": {`sharded_pg_registry_lookup_errors_total`, more(1)},
 		"ShardNotReachable":     {`sharded_pg_shard_reachable`, is(0)},
 		"ShardAlmostFull":       {`sharded_pg_shard_size_bytes`, is(0.81 * (1 << 40))},
@@ -114,6 +118,81 @@ func TestEachAlertFiresForItsTrouble(t *testing.T) {
 		delete(untried, alert)
 	}
 	require.Empty(t, untried, "alerts that no trouble is known for")
+}
+
+// A program in which nobody asks for the shard any more does not learn that it is back.
+func TestNoAlertIsLeftWhenAShardIsBack(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	require.NoError(t, server.Exec(t.Context(), "postgres", "create role watched login"))
+	f := start(t, registry.Shard{Name: "killed", DSN: server.DSN("watched", "postgres"), AdminDSN: server.DSN("postgres", "postgres")})
+	asks := func() error {
+		_, err := f.service.db.ExecContext(f.as("lost"), "select 1")
+		return err
+	}
+	require.NoError(t, asks())
+	before := f.scrape()
+	require.NoError(t, server.Kill())
+	require.Eventually(t, func() bool { _ = asks(); return f.value("sharded_pg_shard_down", "killed") == 1 }, 30*time.Second, 10*time.Millisecond)
+	require.Subset(t, firing(t, rules(t), before, f.again(before)), []string{"BreakerOpen", "ShardNotReachable"})
+	require.NoError(t, server.Restart(t.Context()))
+	back := f.scrape()
+	require.InDelta(t, 1, f.value("sharded_pg_shard_down", "killed"), 0, "nobody has asked for it since")
+	require.Empty(t, firing(t, rules(t), back, f.again(back)))
+}
+
+// A single lookup that took longer than sharded_lookup_timeout is no outage.
+func TestOneEventWakesNobody(t *testing.T) {
+	t.Parallel()
+	const every, end = 15 * time.Second, 20 * time.Minute
+	begin := time.Unix(1e9, 0)
+	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute})
+	for _, rule := range rules(t) {
+		if !strings.HasPrefix(rule.Expr, "sum") || !strings.Contains(rule.Expr, "_total") {
+			continue // it does not count events alone
+		}
+		data := storage.QueryableFunc(func(_, _ int64) (storage.Querier, error) {
+			return &storage.MockQuerier{SelectMockFunction: func(_ bool, _ *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+				b := labels.NewBuilder(labels.EmptyLabels())
+				for _, m := range matchers {
+					b.Set(m.Name, strings.Split(m.Value, "|")[0])
+				}
+				var values []chunks.Sample
+				for since := time.Duration(0); since < end; since += every {
+					values = append(values, at{begin.Add(since), float64(since / (end / 2))}) // one in the middle
+				}
+				return &seriesSet{rest: []storage.Series{storage.NewListSeries(b.Labels(), values)}}
+			}}, nil
+		})
+		query, err := engine.NewRangeQuery(t.Context(), data, nil, rule.Expr, begin, begin.Add(end), every)
+		require.NoError(t, err)
+		result := query.Exec(t.Context())
+		require.NoError(t, result.Err)
+		matrix, err := result.Matrix()
+		require.NoError(t, err)
+		require.Len(t, matrix, 1, "%s", rule.Alert)
+		lasts := time.Duration(len(matrix[0].Floats)-1) * every
+		require.Less(t, lasts, time.Duration(rule.For), "%s fires for one event", rule.Alert)
+		query.Close()
+	}
+}
+
+// again is what the same series are now, in the same order.
+func (f *fleet) again(before []sample) []sample {
+	f.t.Helper()
+	now := map[string]float64{}
+	for _, s := range f.scrape() {
+		now[s.labels.String()] = s.value
+	}
+	after := slices.Clone(before)
+	for i, s := range after {
+		if value, there := now[s.labels.String()]; there { // what a server that is gone would say is not
+			after[i].value = value
+		}
+	}
+	return after
 }
 
 // firing returns the alerts whose condition holds a minute after before, when after was scraped.
