@@ -140,3 +140,27 @@ func TestLongestStatementIsTheOneThatRuns(t *testing.T) {
 	require.Eventually(t, func() bool { return f.value("sharded_pg_shard_longest_statement_seconds", "eu") < longest }, 30*time.Second, 50*time.Millisecond,
 		"connections that do nothing have no age")
 }
+
+// A login without pg_read_all_stats sees sessions, and not what they do.
+func TestALoginThatSeesNothingDoesNotSayThatNothingRuns(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	require.NoError(t, server.Exec(t.Context(), "postgres", "create role watched login", "create role blind login"))
+	f := start(t, registry.Shard{Name: "hidden", DSN: server.DSN("watched", "postgres"), AdminDSN: server.DSN("blind", "postgres")})
+	longest := func() (values []float64) {
+		for _, s := range f.scrape() {
+			if s.labels.Get("__name__") == "sharded_pg_shard_longest_statement_seconds" && s.labels.Get("db_namespace") == "hidden" {
+				values = append(values, s.value)
+			}
+		}
+		return values
+	}
+	_, err = f.service.db.ExecContext(f.as("lost"), "select 1")
+	require.NoError(t, err)
+	require.Empty(t, longest())
+	require.InDelta(t, 1, f.value("sharded_pg_shard_reachable", "hidden"), 0)
+	require.NoError(t, server.Exec(t.Context(), "postgres", "grant pg_read_all_stats to blind"))
+	require.Len(t, longest(), 1)
+}

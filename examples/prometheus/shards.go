@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -18,10 +19,11 @@ import (
 // patience is shorter than the ten seconds after which Prometheus gives up, so that one dead shard does not hide the others.
 var patience = 4 * time.Second
 
-// longestSQL is how long the oldest statement that runs on the server has been running. The server's own processes, and
-// those that feed replicas, run for ever.
-const longestSQL = `select coalesce(extract(epoch from max(clock_timestamp() - query_start)), 0)::float8 from pg_stat_activity
-	where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()`
+// longestSQL is how long the oldest statement that runs on the server has been running, and how many sessions the login may not
+// look at. The server's own processes, and those that feed replicas, run for ever.
+const longestSQL = `select coalesce(extract(epoch from max(clock_timestamp() - query_start)
+		filter (where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid())), 0)::float8,
+	count(*) filter (where query = '<insufficient privilege>' and datname is not null) from pg_stat_activity`
 
 // servers looks at the servers of all shards whenever somebody collects the metrics.
 type servers struct {
@@ -93,6 +95,10 @@ func (s *servers) runsLongest(ctx context.Context, shard string) (seconds float6
 		}
 		db, _ = s.opened.LoadOrStore(shard, opened)
 	}
-	err = db.(*sql.DB).QueryRowContext(ctx, longestSQL).Scan(&seconds)
+	var hidden int
+	err = db.(*sql.DB).QueryRowContext(ctx, longestSQL).Scan(&seconds, &hidden)
+	if err == nil && hidden > 0 { // 0 would say that all is well
+		err = fmt.Errorf("%d sessions are hidden: grant pg_read_all_stats to the login of its admin DSN", hidden)
+	}
 	return seconds, err
 }
