@@ -38,7 +38,7 @@ func newApp(ctx context.Context, c *commands) *app {
 		dsn:     c.Registry,
 		json:    c.Output == "json",
 		stdin:   os.Stdin,
-		out:     os.Stdout,
+		out:     &results{to: os.Stdout},
 		notes:   os.Stderr,
 		screens: terminal(os.Stdout),
 		color:   terminal(os.Stdout) && os.Getenv("NO_COLOR") == "",

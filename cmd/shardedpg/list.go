@@ -43,8 +43,7 @@ func (l *list) add(value any, cells ...string) {
 		l.err = errors.Join(l.err, err)
 		return
 	}
-	_, err = l.out.WriteString(separator + encoded)
-	l.err = errors.Join(l.err, err)
+	_, _ = l.out.WriteString(separator + encoded) // Flush says why not
 }
 
 // flush ends a page.
@@ -75,8 +74,7 @@ func (l *list) page() {
 			}
 			line.WriteString(text.Pad(shown, l.widths[i]+2, ' '))
 		}
-		_, err := l.out.WriteString(strings.TrimRight(line.String(), " ") + "\n")
-		l.err = errors.Join(l.err, err)
+		_, _ = l.out.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 	l.begun, l.rows = true, l.rows[:0]
 }
@@ -93,8 +91,7 @@ func (l *list) end(next string) error {
 			l.err = errors.Join(l.err, err)
 			closing += ",\n  \"next\": " + encoded
 		}
-		_, err := l.out.WriteString(closing + "\n}\n")
-		l.err = errors.Join(l.err, err)
+		_, _ = l.out.WriteString(closing + "\n}\n")
 	}
 	return l.flush()
 }

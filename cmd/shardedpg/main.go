@@ -108,7 +108,12 @@ func run(ctx context.Context, args []string) int {
 	if err != nil {
 		return complain(parseError(err))
 	}
-	return complain(parsed.Run(newApp(ctx, &grammar), parser))
+	a := newApp(ctx, &grammar)
+	err = parsed.Run(a, parser)
+	if lost := a.lost(); lost != nil && !errors.Is(err, lost) {
+		err = errors.Join(err, lost)
+	}
+	return complain(err)
 }
 
 func newParser(grammar *commands) (*kong.Kong, error) {

@@ -112,3 +112,23 @@ func TestAPreviewOfManyTenantsCountsThemByShard(t *testing.T) {
 		"SHARD  NEW TENANTS\neu1    10000\nus1    10000\n", r.out)
 	require.Empty(t, f.json(t, "tenant", "list")["tenants"])
 }
+
+func TestResultsThatAreLostAreAFailure(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "a", "b", "c", "--no-provision")
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close()
+	for _, args := range [][]string{
+		{"plan", "list"}, {"tenant", "list"}, {"tenant", "show", "a"}, {"tenant", "list", "-o", "json"}, {"registry", "export"}, {"registry", "audit-log"},
+		{"rls", "generate"}, {"top", "--once", "--interval", "200ms"}, {"top", "--interval", "200ms"}, {"completion", "bash"},
+	} {
+		cmd := exec.CommandContext(t.Context(), binary, args...)
+		var notes strings.Builder
+		cmd.Env, cmd.Stdout, cmd.Stderr = f.env, full, &notes
+		_ = cmd.Run() // the code says it
+		require.Equal(t, exitFailed, cmd.ProcessState.ExitCode(), "%q", args)
+		require.Equal(t, 1, strings.Count(notes.String(), "no space left on device"), "%q: %s", args, notes.String())
+	}
+}

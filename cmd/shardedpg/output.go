@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -13,11 +14,33 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
+// results is where a command's results go. It remembers that they went nowhere: half of them is no result, and a disk that is full
+// must not look like an empty list.
+type results struct {
+	to  io.Writer
+	err error
+}
+
+func (r *results) Write(some []byte) (n int, err error) {
+	if r.err == nil {
+		n, r.err = r.to.Write(some)
+	}
+	return n, r.err
+}
+
+// lost returns why results went nowhere.
+func (a *app) lost() error {
+	if r, ok := a.out.(*results); ok {
+		return r.err
+	}
+	return nil
+}
+
 // show prints value as JSON, or what human prints.
 func (a *app) show(value any, human func()) error {
 	if !a.json {
 		human()
-		return nil
+		return a.lost()
 	}
 	out := json.NewEncoder(a.out)
 	out.SetIndent("", "  ")
