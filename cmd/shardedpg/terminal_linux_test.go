@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -201,4 +202,38 @@ func TestTopRedrawsAndLeavesTheTerminalAsItWas(t *testing.T) {
 		_, after, _ := strings.Cut(term.text(), leaveScreen)
 		return strings.Contains(after, "TENANT") && strings.HasSuffix(after, "\n")
 	}, 10*time.Second, 2*time.Millisecond, "the last table stays")
+}
+
+// A name that is long must not push the numbers off the screen, nor shards that are gone the lines.
+func TestTopFitsOnTheTerminal(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	long := strings.Repeat("long-", 20) + "日本"
+	f.ok(t, "tenant", "add", long, "--shard", "eu1")
+	f.sleeps(t, f.tagged(t), long, 1)
+	for _, most := range []int{10, 30} {
+		var gone strings.Builder
+		for n := range most {
+			fmt.Fprintf(&gone, "  gone%02d: {dsn: 'host=/nowhere user=app'}\n", n)
+		}
+		f.ok(t, "registry", "apply", "-f", written(t, "shards:\n"+gone.String()))
+		term := f.on(t, 100, "top", "--interval", "200ms")
+		require.Eventually(t, func() bool { return strings.Count(term.text(), clearScreen) >= 3 }, 30*time.Second, 2*time.Millisecond)
+		term.press("\x03")
+		require.Zero(t, term.ends())
+		table := escapes.ReplaceAllString(strings.Split(term.text(), clearScreen)[2], "")
+		lines := strings.Split(strings.TrimSuffix(table, "\r\n"), "\r\n")
+		require.Less(t, len(lines), 24, "a line more and the screen scrolls")
+		require.Contains(t, lines[0], "load ")
+		for _, line := range lines[1:3] {
+			require.LessOrEqual(t, text.StringWidth(line), 100)
+		}
+		if most == 10 {
+			require.Regexp(t, `(?m)^eu1 +long-long-l[-long]*… +1\.00 +0\.00 +0\.00 +0\.00 +1\.00 `, table)
+			require.Contains(t, lines[len(lines)-1], `shard "gone09": no connection`)
+		} else {
+			require.Contains(t, lines[len(lines)-1], "lines more: shardedpg top --once")
+		}
+	}
+	require.Contains(t, f.run(t, "", "top", "--once", "--interval", "200ms").out, long, "whole where there is room")
 }

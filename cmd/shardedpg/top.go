@@ -63,8 +63,8 @@ func (c *top) Run(a *app) error {
 			if ctx.Err() != nil {
 				return nil // Ctrl-C is how it ends
 			}
-			if err := screen.draw(func(a *app, most int) error {
-				return a.show(table, func() { a.busy(table, min(c.Rows, most)) })
+			if err := screen.draw(func(a *app, lines, columns int) error {
+				return a.show(table, func() { a.busy(table, lines, columns) })
 			}); err != nil {
 				return err
 			}
@@ -134,31 +134,62 @@ func (c *top) look(ctx context.Context, samplers []*sampler, broken []shardLoad)
 	return table
 }
 
-// busy prints a table of at most so many lines.
-func (a *app) busy(b busy, most int) {
+// busy prints a table on so many lines and columns.
+func (a *app) busy(b busy, lines, columns int) {
 	total, samples := 0.0, 0
+	var below []string
 	for _, s := range b.Shards {
 		total += s.Load
 		samples = max(samples, s.Samples)
+		if s.Problem != "" {
+			below = append(below, fmt.Sprintf("shard %q: %s", s.Shard, s.Problem))
+		}
+	}
+	if slices.ContainsFunc(b.Tenants, func(l *load) bool { return l.unmarked }) {
+		below = append(below, "(untagged): programs open the registry without sharded_tag=on, so the server does not know their tenants")
+	}
+	if room := max(lines-headings-1, 1); len(below) > room { // one tenant at least
+		below = append(below[:room-1], fmt.Sprintf("and %d lines more: shardedpg top --once", len(below)-room+1))
 	}
 	a.say("%s  load %.2f on %s, %s in %.1fs", when(b.At), total, count(len(b.Shards), "shard"), count(samples, "sample"), b.Seconds)
+	header := []string{"SHARD", "TENANT", "LOAD", "RUN", "IO", "LOCK", "OTHER", "NOW", "OLDEST", "IDLE IN TX", "BLOCKED BY"}
 	var rows [][]string
-	unmarked := false
-	for _, l := range b.Tenants[:min(most, len(b.Tenants))] {
-		unmarked = unmarked || l.unmarked
+	for _, l := range b.Tenants[:min(max(lines-headings-len(below), 1), len(b.Tenants))] {
 		rows = append(rows, []string{
 			l.Shard, l.name(), average(l.Load), average(l.Running), average(l.IO), average(l.Lock), average(l.Other),
 			strconv.Itoa(l.Active), since(min(l.Active, 1), l.Oldest), since(l.IdleInTx, l.Idle), strings.Join(l.BlockedBy, ", "),
 		})
 	}
-	a.table([]string{"SHARD", "TENANT", "LOAD", "RUN", "IO", "LOCK", "OTHER", "NOW", "OLDEST", "IDLE IN TX", "BLOCKED BY"}, rows)
-	for _, s := range b.Shards {
-		if s.Problem != "" {
-			a.say("shard %q: %s", s.Shard, s.Problem)
-		}
+	fit(header, rows, columns)
+	a.table(header, rows)
+	for _, line := range below {
+		a.say("%s", line)
 	}
-	if unmarked {
-		a.say("(untagged): programs open the registry without sharded_tag=on, so the server does not know their tenants")
+}
+
+// fit cuts the names of tenants, the second cells, where they would push the numbers behind them off the screen. Of what they wait
+// for, at the end, as much is seen as there is room.
+func fit(header []string, rows [][]string, columns int) {
+	const shortest = 12
+	others, longest := 0, 0
+	for i, name := range header {
+		width := text.StringWidth(name)
+		for _, row := range rows {
+			if i < len(header)-1 {
+				width = max(width, text.StringWidth(clean(row[i])))
+			}
+		}
+		if i == 1 {
+			longest, width = width, 0
+		}
+		others += width + 2
+	}
+	if room := max(columns-others, shortest); room < longest {
+		for _, row := range rows {
+			if name := clean(row[1]); text.StringWidth(name) > room {
+				row[1] = text.Trim(name, room-1) + "…"
+			}
+		}
 	}
 }
 
@@ -198,7 +229,7 @@ const (
 	enterScreen = "\x1b[?1049h\x1b[?7l\x1b[?25l" // another screen, lines that are cut and not broken, no cursor
 	leaveScreen = "\x1b[?25h\x1b[?7h\x1b[?1049l"
 	clearScreen = "\x1b[H\x1b[J"
-	headings    = 6 // lines of a table that are no tenants
+	headings    = 2 // lines above the tenants
 )
 
 func (a *app) screen(redraws bool) *screen {
@@ -210,19 +241,19 @@ func (a *app) screen(redraws bool) *screen {
 	return s
 }
 
-// draw shows what print prints, in one write, on as many lines as there are.
-func (s *screen) draw(print func(a *app, most int) error) error {
+// draw shows what print prints, in one write, on as many lines and columns as there are.
+func (s *screen) draw(print func(a *app, lines, columns int) error) error {
+	lines, columns := 1<<30, 1<<30
 	if !s.entered {
-		return print(s.a, 1<<30)
+		return print(s.a, lines, columns)
 	}
-	most := 1
-	if _, rows, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
-		most = max(rows-headings, 1)
+	if width, rows, err := term.GetSize(int(os.Stdout.Fd())); err == nil && width > 0 {
+		lines, columns = rows-1, width // the cursor stands below
 	}
 	s.last.Reset()
 	buffered := *s.a
 	buffered.out = &s.last
-	if err := print(&buffered, most); err != nil {
+	if err := print(&buffered, lines, columns); err != nil {
 		return err
 	}
 	_, err := fmt.Fprint(s.a.out, clearScreen+s.last.String())
