@@ -24,6 +24,7 @@ type telemetry struct {
 	tracer             trace.Tracer
 	duration, waitTime metric.Float64Histogram
 	registration       metric.Registration
+	states             states
 }
 
 // instruments makes instruments and remembers what went wrong, and those that a callback has to fill.

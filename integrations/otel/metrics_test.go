@@ -64,6 +64,23 @@ func TestTenantsAreOnMetricsOnRequestAndBounded(t *testing.T) {
 	require.ErrorContains(t, err, "BusiestTenants")
 }
 
+func TestErrorsThatStatementsMakeUpAreBounded(t *testing.T) {
+	t.Parallel()
+	p := start(t, otelshard.Options{})
+	const made = 500
+	for n := range made {
+		_, err := p.db.ExecContext(p.as("acme"), fmt.Sprintf("do $$ begin raise exception using errcode = 'Z%04d'; end $$", n))
+		require.Error(t, err)
+		if n == made-1 {
+			spans := p.ended()
+			require.Equal(t, "Z0499", attributesOf(spans[len(spans)-1].Attributes())["db.response.status_code"], "spans have what was said")
+		}
+	}
+	require.LessOrEqual(t, len(points(p.collect()["db.client.operation.duration"])), 150)
+	require.EqualValues(t, made, p.sum("db.client.operation.duration", "db.operation.name", "DO"))
+	require.EqualValues(t, made-100, p.sum("db.client.operation.duration", "error.type", "_OTHER"))
+}
+
 func TestOpenBreakerIsInTheMetrics(t *testing.T) {
 	t.Parallel()
 	p := start(t, otelshard.Options{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -78,6 +79,32 @@ var conditions = []struct {
 	{context.DeadlineExceeded, "deadline_exceeded"},
 	{context.Canceled, "canceled"},
 	{errPanic, "panic"},
+}
+
+// mostStates is more than a program meets.
+const mostStates = 100
+
+// states are the SQLSTATEs that metrics have been counted by. A statement can make up others (RAISE … USING ERRCODE), and the series
+// of a metric are limited: each that is one too many takes the place of a tenant's who makes up none.
+type states struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+// counts reports whether metrics are counted by a state.
+func (s *states) counts(state string) bool {
+	if state == "" {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.seen[state] && len(s.seen) < mostStates {
+		if s.seen == nil {
+			s.seen = make(map[string]bool)
+		}
+		s.seen[state] = true
+	}
+	return s.seen[state]
 }
 
 // errPanic stands for a panic in a caller's code, which goes on to the caller.

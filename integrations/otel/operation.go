@@ -119,22 +119,14 @@ func (o *operation) end() {
 		return
 	}
 	now := time.Now()
-	attributes := make([]attribute.KeyValue, 0, 8)
-	if o.plan != "" {
-		attributes = append(attributes, planKey.String(o.plan))
-	}
 	kind, state := errorType(o.err)
 	if kind != "" {
-		attributes = append(attributes, semconv.ErrorTypeKey.String(kind))
 		o.span.SetStatus(codes.Error, kind)
 	}
 	if o.shard != "" {
-		attributes = append(attributes, semconv.DBNamespace(o.shard))
 		o.span.SetName(spanName(o.name, o.shard))
 	}
-	if state != "" {
-		attributes = append(attributes, semconv.DBResponseStatusCode(state))
-	}
+	attributes := o.attributes(kind, state)
 	o.span.SetAttributes(attributes...)
 	if o.rows > 0 {
 		o.span.SetAttributes(semconv.DBResponseReturnedRows(int(o.rows)))
@@ -143,11 +135,35 @@ func (o *operation) end() {
 		o.span.SetAttributes(triesKey.Int(o.tries))
 	}
 	o.span.End(trace.WithTimestamp(now))
+	if !o.t.states.counts(state) {
+		if kind == state {
+			kind = "_OTHER"
+		}
+		attributes = o.attributes(kind, "")
+	}
 	attributes = append(attributes, semconv.DBSystemNamePostgreSQL)
 	if o.name != "" {
 		attributes = append(attributes, semconv.DBOperationName(o.name))
 	}
 	o.t.duration.Record(o.ctx, now.Sub(o.began).Seconds(), metric.WithAttributes(attributes...))
+}
+
+// attributes are what is known when it has ended.
+func (o *operation) attributes(kind, state string) []attribute.KeyValue {
+	all := make([]attribute.KeyValue, 0, 8)
+	if o.plan != "" {
+		all = append(all, planKey.String(o.plan))
+	}
+	if kind != "" {
+		all = append(all, semconv.ErrorTypeKey.String(kind))
+	}
+	if o.shard != "" {
+		all = append(all, semconv.DBNamespace(o.shard))
+	}
+	if state != "" {
+		all = append(all, semconv.DBResponseStatusCode(state))
+	}
+	return all
 }
 
 // tracer is on each connection of a shard. It tells operations when they are sent and when their rows are closed, which
