@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	shardedpg "github.com/sharded-pg/sharded-pg"
 )
 
 const crowd = 100_000
@@ -130,5 +133,33 @@ func TestResultsThatAreLostAreAFailure(t *testing.T) {
 		_ = cmd.Run() // the code says it
 		require.Equal(t, exitFailed, cmd.ProcessState.ExitCode(), "%q", args)
 		require.Equal(t, 1, strings.Count(notes.String(), "no space left on device"), "%q: %s", args, notes.String())
+	}
+}
+
+// Tags of IDs that do not begin with ASCII are a hash: among many tenants each would have to be searched for.
+func TestTopNamesTenantsWithoutASCIIAmongMany(t *testing.T) {
+	t.Parallel()
+	f := crowded(t)
+	const busy = 15
+	f.sql(t, `insert into sharded_pg.tenants (id, shard, model, plan, state, labels)
+ select 'zürich-' || i || repeat('-long', 12), 'eu1', 'shared', 'free', 'active', '{}'::jsonb from generate_series(1, 1000) i
+ union all select '日本-' || i, 'eu1', 'shared', 'free', 'active', '{}'::jsonb from generate_series(1, 1000) i`)
+	db := f.tagged(t)
+	for i := range busy {
+		go func() {
+			_, _ = db.ExecContext(shardedpg.WithTenant(t.Context(), fmt.Sprintf("日本-%d", 1000-i)), "select pg_sleep(600)")
+		}()
+	}
+	require.Eventually(t, func() bool {
+		var running int
+		conn, err := pgx.Connect(t.Context(), f.admins["eu1"])
+		require.NoError(t, err)
+		defer conn.Close(context.WithoutCancel(t.Context()))
+		require.NoError(t, conn.QueryRow(t.Context(), "select count(*) from pg_stat_activity where application_name like 'tenant:??-%' and usename = $1", f.login).Scan(&running))
+		return running == busy
+	}, 30*time.Second, 20*time.Millisecond)
+	lines := f.lines(t, "--shard", "eu1", "-n", "1000")
+	for i := range busy {
+		require.Equal(t, 1, lines[fmt.Sprintf("日本-%d", 1000-i)].Active)
 	}
 }

@@ -24,8 +24,15 @@ type whose struct {
 	shard           string
 	login, database string            // of tenants' statements
 	owners          map[string]owner  // by database
-	names           map[string]string // of tenants, by tag
-	fresh           time.Time         // since when owners are remembered
+	names           map[string]string // of tenants, by tag with a hash
+	searched        map[string]search // by how IDs begin
+	fresh           time.Time         // since when owners and searches are remembered
+}
+
+// search is how far the tenants whose IDs begin alike have been looked through.
+type search struct {
+	after string
+	ended bool
 }
 
 // owner is who lives in a database: nobody of the shard, several tenants, or one.
@@ -68,6 +75,7 @@ func newServer(ctx context.Context, reg *registry.Postgres, shard string) (*serv
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
 	return &server{shard, cfg, &whose{
 		reg: reg, shard: shard, login: app.User, database: databaseOf(app), owners: map[string]owner{}, names: map[string]string{},
+		searched: map[string]search{},
 	}}, nil
 }
 
@@ -103,7 +111,7 @@ func rights(err error) error {
 // remember is how long the registry's answers are good for.
 const remember = time.Minute
 
-// of finds who a session belongs to.
+// of finds who a session belongs to. Of a tag with a hash it returns that; see named.
 func (w *whose) of(ctx context.Context, database, login, name string) (kind, tenant string, err error) {
 	if database == "" {
 		return ofOthers, "", nil
@@ -115,8 +123,7 @@ func (w *whose) of(ctx context.Context, database, login, name string) (kind, ten
 	case !o.ours:
 		return ofOthers, "", nil
 	case strings.HasPrefix(name, rls.TagPrefix):
-		tenant, err := w.tagged(ctx, name)
-		return ofTenant, tenant, err
+		return ofTenant, strings.TrimPrefix(name, rls.TagPrefix), nil
 	case login != w.login:
 		return ofOthers, "", nil
 	case o.sole != "":
@@ -129,6 +136,7 @@ func (w *whose) of(ctx context.Context, database, login, name string) (kind, ten
 func (w *whose) owner(ctx context.Context, database string) (owner, error) {
 	if time.Since(w.fresh) > remember {
 		clear(w.owners)
+		clear(w.searched)
 		w.fresh = time.Now()
 	}
 	if o, known := w.owners[database]; known {
@@ -152,43 +160,39 @@ func (w *whose) owner(ctx context.Context, database string) (owner, error) {
 }
 
 const (
-	idPage  = 1000
-	idPages = 10
+	idPage = 1000
+	idMost = 200 // pages
 )
 
-// tagged finds the tenant of a tag. Of a tag with a hash the tenants are asked whose IDs begin like it; if there are too many,
-// the tag itself is what is known.
-func (w *whose) tagged(ctx context.Context, tag string) (string, error) {
-	if id := strings.TrimPrefix(tag, rls.TagPrefix); !strings.Contains(id, " ") {
-		return id, nil
+// named finds the tenant of a tag without its prefix. Where that has a hash, all tenants are looked through whose IDs begin like it, once
+// for all tags: each has its own hash, and IDs that begin with other letters than ASCII have nothing else. What is not found in time,
+// or among so many, stays the tag.
+func (w *whose) named(ctx context.Context, tag string) string {
+	begin, _, hashed := strings.Cut(tag, " ")
+	if !hashed {
+		return tag
 	}
-	if id, known := w.names[tag]; known {
-		return id, nil
-	}
-	begin, _, _ := strings.Cut(strings.TrimPrefix(tag, rls.TagPrefix), " ")
 	begin, _, _ = strings.Cut(begin, "?") // from there on it may stand for another character
-	filter := registry.TenantFilter{Shard: w.shard, After: begin, Limit: idPage}
-	name := strings.TrimPrefix(tag, rls.TagPrefix)
-search:
-	for range idPages {
-		page, err := w.reg.ListTenants(ctx, filter)
+	at := w.searched[begin]
+	for pages := 0; w.names[tag] == "" && !at.ended && pages < idMost; pages++ {
+		page, err := w.reg.ListTenants(ctx, registry.TenantFilter{Shard: w.shard, After: max(at.after, begin), Limit: idPage})
 		if err != nil {
-			return "", err
-		}
-		for _, t := range page {
-			switch {
-			case rls.ApplicationName(t.ID) == tag:
-				name = t.ID
-				break search
-			case !strings.HasPrefix(t.ID, begin):
-				break search
-			}
-			filter.After = t.ID
-		}
-		if len(page) < idPage {
 			break
 		}
+		at.ended = len(page) < idPage
+		for _, t := range page {
+			if at.after = t.ID; !strings.HasPrefix(t.ID, begin) {
+				at.ended = true
+				break
+			}
+			if other := strings.TrimPrefix(rls.ApplicationName(t.ID), rls.TagPrefix); other != t.ID {
+				w.names[other] = t.ID
+			}
+		}
+		w.searched[begin] = at
 	}
-	w.names[tag] = name
-	return name, nil
+	if name := w.names[tag]; name != "" {
+		return name
+	}
+	return tag
 }

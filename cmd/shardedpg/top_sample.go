@@ -85,6 +85,7 @@ func (s *sampler) close(ctx context.Context) {
 func (s *sampler) sample(ctx context.Context, interval time.Duration) (result shardLoad) {
 	result.Shard = s.shard
 	end := time.Now().Add(interval)
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, max(interval, 2*time.Second)+500*time.Millisecond)
 	defer cancel()
 	if err := s.fill(ctx, &result, end, min(max(interval/20, 50*time.Millisecond), 250*time.Millisecond)); err != nil {
@@ -94,7 +95,28 @@ func (s *sampler) sample(ctx context.Context, interval time.Duration) (result sh
 		}
 		result.Problem, result.rows = err.Error(), nil
 	}
+	s.name(whole, result.rows)
 	return result
+}
+
+// name puts tenants where their tags are. The registry is asked when the samples have been taken: it may take longer.
+func (s *sampler) name(ctx context.Context, rows []*load) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	names := map[string]string{}
+	for _, row := range rows {
+		if row.Kind == ofTenant {
+			names[row.Tenant] = s.whose.named(ctx, row.Tenant)
+			row.Tenant = names[row.Tenant]
+		}
+	}
+	for _, row := range rows {
+		for i, blocker := range row.BlockedBy {
+			if name, is := names[blocker]; is {
+				row.BlockedBy[i] = name
+			}
+		}
+	}
 }
 
 func (s *sampler) fill(ctx context.Context, result *shardLoad, end time.Time, every time.Duration) (err error) {
