@@ -158,8 +158,11 @@ func TestTopNamesTenantsWithoutASCIIAmongMany(t *testing.T) {
 		require.NoError(t, conn.QueryRow(t.Context(), "select count(*) from pg_stat_activity where application_name like 'tenant:??-%' and usename = $1", f.login).Scan(&running))
 		return running == busy
 	}, 30*time.Second, 20*time.Millisecond)
-	lines := f.lines(t, "--shard", "eu1", "-n", "1000")
-	for i := range busy {
-		require.Equal(t, 1, lines[fmt.Sprintf("日本-%d", 1000-i)].Active)
-	}
+	require.Eventually(t, func() bool { // on a loaded machine there may be no time to find them
+		lines, found := f.lines(t, "--shard", "eu1", "-n", "1000"), 0
+		for i := range busy {
+			found += lines[fmt.Sprintf("日本-%d", 1000-i)].Active
+		}
+		return found == busy
+	}, time.Minute, time.Millisecond)
 }

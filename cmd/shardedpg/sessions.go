@@ -26,7 +26,7 @@ type whose struct {
 	owners          map[string]owner  // by database
 	names           map[string]string // of tenants, by tag with a hash
 	searched        map[string]search // by how IDs begin
-	fresh           time.Time         // since when owners and searches are remembered
+	fresh           time.Time         // since when searches are remembered
 }
 
 // search is how far the tenants whose IDs begin alike have been looked through.
@@ -37,8 +37,9 @@ type search struct {
 
 // owner is who lives in a database: nobody of the shard, several tenants, or one.
 type owner struct {
-	ours bool
-	sole string
+	ours  bool
+	sole  string
+	asked time.Time // the registry
 }
 
 // Kinds of those that sessions belong to.
@@ -132,29 +133,31 @@ func (w *whose) of(ctx context.Context, database, login, name string) (kind, ten
 	return ofProgram, "", nil
 }
 
-// owner finds who lives in a database.
+// owner finds who lives in a database. While the registry is down that is who did before.
 func (w *whose) owner(ctx context.Context, database string) (owner, error) {
-	if time.Since(w.fresh) > remember {
-		clear(w.owners)
-		clear(w.searched)
-		w.fresh = time.Now()
-	}
-	if o, known := w.owners[database]; known {
-		return o, nil
-	}
 	if database == w.database {
-		o := owner{ours: true} // and of tenants who name no database
-		w.owners[database] = o
+		return owner{ours: true}, nil // and of tenants who name no database
+	}
+	o, known := w.owners[database]
+	if known && time.Since(o.asked) < remember {
 		return o, nil
+	}
+	if known {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
 	}
 	found, err := w.reg.ListTenants(ctx, registry.TenantFilter{Shard: w.shard, Database: database, Removed: registry.AnyTenants, Limit: 2})
-	if err != nil {
+	switch {
+	case err == nil:
+		o = owner{ours: len(found) > 0}
+		if len(found) == 1 && found[0].Model == resolver.ModelDatabase {
+			o.sole = found[0].ID
+		}
+	case !known:
 		return owner{}, err
 	}
-	o := owner{ours: len(found) > 0}
-	if len(found) == 1 && found[0].Model == resolver.ModelDatabase {
-		o.sole = found[0].ID
-	}
+	o.asked = time.Now()
 	w.owners[database] = o
 	return o, nil
 }
@@ -173,10 +176,15 @@ func (w *whose) named(ctx context.Context, tag string) string {
 		return tag
 	}
 	begin, _, _ = strings.Cut(begin, "?") // from there on it may stand for another character
+	if time.Since(w.fresh) > remember {
+		clear(w.searched)
+		w.fresh = time.Now()
+	}
 	at := w.searched[begin]
 	for pages := 0; w.names[tag] == "" && !at.ended && pages < idMost; pages++ {
 		page, err := w.reg.ListTenants(ctx, registry.TenantFilter{Shard: w.shard, After: max(at.after, begin), Limit: idPage})
 		if err != nil {
+			w.searched[begin] = search{at.after, pages == 0} // for as long as that is remembered nobody waits for a registry that is down
 			break
 		}
 		at.ended = len(page) < idPage

@@ -101,7 +101,7 @@ func (s *sampler) sample(ctx context.Context, interval time.Duration) (result sh
 
 // name puts tenants where their tags are. The registry is asked when the samples have been taken: it may take longer.
 func (s *sampler) name(ctx context.Context, rows []*load) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	names := map[string]string{}
 	for _, row := range rows {

@@ -5,12 +5,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sharded-pg/sharded-pg/registry"
 )
 
 func TestSessionsAreCountedWithTheirTenantAndByWhatTheyWaitFor(t *testing.T) {
 	t.Parallel()
-	w := &whose{login: "app", database: "fleet", owners: map[string]owner{"own": {ours: true, sole: "apart"}, "else": {}}}
-	w.fresh = time.Now()
+	now := time.Now()
+	w := &whose{login: "app", database: "fleet", owners: map[string]owner{"own": {ours: true, sole: "apart", asked: now}, "else": {asked: now}}}
 	s := &sampler{server: &server{shard: "eu1", whose: w}}
 	rows := map[string]*load{}
 	seen := func(pid int, database, login, application, wait string, more func(o *observed)) observed {
@@ -51,4 +53,21 @@ func TestSessionsAreCountedWithTheirTenantAndByWhatTheyWaitFor(t *testing.T) {
 	require.InDelta(t, 2, named["(others)"].Load, 0)
 	require.Equal(t, 1, named["idle"].IdleInTx)
 	require.Zero(t, named["idle"].Load)
+}
+
+func TestWhoIsWhoStaysKnownWhileTheRegistryIsDown(t *testing.T) {
+	t.Parallel()
+	reg, err := registry.Open("host=/nowhere user=operator", nil)
+	require.NoError(t, err)
+	defer reg.Close()
+	w := &whose{reg: reg, login: "app", database: "shared", owners: map[string]owner{}, names: map[string]string{}, searched: map[string]search{}}
+	_, _, err = w.of(t.Context(), "own", "app", "psql")
+	require.Error(t, err)
+	w.owners["own"] = owner{ours: true, sole: "acme", asked: time.Now().Add(-time.Hour)}
+	kind, tenant, err := w.of(t.Context(), "own", "app", "psql")
+	require.NoError(t, err)
+	require.Equal(t, ofTenant, kind)
+	require.Equal(t, "acme", tenant)
+	require.Equal(t, "?? 01234", w.named(t.Context(), "?? 01234"))
+	require.True(t, w.searched[""].ended, "the next table does not wait for it")
 }
