@@ -210,14 +210,15 @@ var gcra = redis.NewScript(`
 local now = redis.call('TIME')
 now = now[1] - 1483228800 + now[2] / 1000000 -- since 2017: of all seconds since 1970 a number has no microseconds
 local each, burst, owed, wanted, debt = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local years = 1e9 -- longer than anything lasts, and short enough for milliseconds as a whole number
 local paid = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
 paid = math.min(paid + owed * each, now + burst * each + debt)
 local got = math.max(0, math.min(wanted, math.floor((now - paid) / each + burst)))
 paid = paid + got * each
 if paid > now then
-	redis.call('SET', KEYS[1], paid, 'PX', math.ceil((paid - now) * 1000))
+	redis.call('SET', KEYS[1], paid, 'PX', math.ceil(math.min(paid - now, years) * 1000))
 end
-return {got, math.ceil((paid + each - burst * each - now) * 1000000)}`)
+return {got, math.ceil(math.min(paid + each - burst * each - now, years) * 1000000)}`)
 
 // fetch takes up to the wanted number of statements from the tenant's rate, and says how long to wait for another one if there are not so many.
 func (l *Limiter) fetch(ctx context.Context, s limits.Statement, owed, wanted int) (got int, wait time.Duration, err error) {

@@ -119,6 +119,17 @@ func TestABurstIsSharedAsTheRateIsWithoutRedis(t *testing.T) {
 	require.Equal(t, 11, n)
 }
 
+func TestARateWithoutMeasureIsNoFailureOfRedis(t *testing.T) {
+	t.Parallel()
+	l := program(t, start(t))
+	for _, rate := range []float64{1e-300, 1e-15, 1e15, 1e300} {
+		statement := limits.Statement{Tenant: "acme", Rate: rate}
+		require.Zero(t, l.Take(t.Context(), statement))
+		require.Equal(t, rate < 1, l.Take(t.Context(), statement) > 0, "%v", rate)
+		require.Zero(t, l.Stats().Failed, "%v", rate)
+	}
+}
+
 func TestARefusalSaysWhenToComeBackAndIsRemembered(t *testing.T) {
 	t.Parallel()
 	l := program(t, start(t))
