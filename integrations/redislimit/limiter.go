@@ -220,7 +220,8 @@ if paid > now then
 end
 return {got, math.ceil(math.min(paid + each - burst * each - now, years) * 1000000)}`)
 
-// fetch takes up to the wanted number of statements from the tenant's rate, and says how long to wait for another one if there are not so many.
+// fetch takes up to the wanted number of statements from the tenant's rate, and says how long to wait for another one if there
+// are not so many.
 func (l *Limiter) fetch(ctx context.Context, s limits.Statement, owed, wanted int) (got int, wait time.Duration, err error) {
 	l.asked.Add(1)
 	// What was paid at another rate would be paid too soon at this one or, after a throttle, in hours.
