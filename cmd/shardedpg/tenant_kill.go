@@ -61,7 +61,7 @@ func (c *tenantKill) Run(a *app) error {
 	})
 }
 
-// record tells the audit log what was ended.
+// record tells the audit log what was ended, also when the command was interrupted before it had ended the rest.
 func (k *killed) record(ctx context.Context, reg *registry.Postgres, reason string) error {
 	details := map[string]string{"shard": k.Shard}
 	for what, some := range map[string][]int{"cancelled": k.Cancelled, "terminated": k.Terminated} {
@@ -72,6 +72,8 @@ func (k *killed) record(ctx context.Context, reg *registry.Postgres, reason stri
 	if k.DryRun || len(details) == 1 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
 	if err := reg.RecordAction(ctx, k.Tenant, "kill", details, reason); err != nil {
 		return fmt.Errorf("what was ended is missing in the audit log: %w", err)
 	}

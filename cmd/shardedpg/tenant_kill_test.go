@@ -4,15 +4,21 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
+	"github.com/sharded-pg/sharded-pg/internal/pgtest"
 	"github.com/sharded-pg/sharded-pg/registry"
 )
 
@@ -120,4 +126,32 @@ func TestAKillInTimeHitsItsTenant(t *testing.T) {
 	hit, gone := n.kill(300, func(victim) {})
 	require.Positive(t, hit)
 	t.Logf("%d statements of 3 ms were signalled and %d were gone; of %d statements of others, %d were hit", hit, gone, n.quiet.Load(), n.hit.Load())
+}
+
+func TestAKillThatIsInterruptedIsInTheAuditLog(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "tenant", "add", "noisy", "--shard", "eu1", "--plan", "enterprise")
+	const busy = 12
+	ended := f.sleeps(t, f.tagged(t), "noisy", busy)
+	at, err := pgx.ParseConfig(f.admins["eu1"])
+	require.NoError(t, err)
+	way, err := pgtest.StartProxyTo(t.Context(), "unix", fmt.Sprintf("%s/.s.PGSQL.%d", at.Host, at.Port))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, way.Stop()) })
+	f.sql(t, `update sharded_pg.shards set admin_dsn = '`+way.DSN(at.User, at.Database)+`' where name = 'eu1'`)
+	way.SetDelay(100 * time.Millisecond)
+
+	cmd := exec.CommandContext(t.Context(), binary, "tenant", "kill", "noisy", "--older-than", "0s", "--reason", "a loop")
+	var out, notes strings.Builder
+	cmd.Env, cmd.Stdout, cmd.Stderr = f.env, &out, &notes
+	require.NoError(t, cmd.Start())
+	requireCode(t, receive(t, ended), "57014")
+	requireCode(t, receive(t, ended), "57014") // so the program knows of the first
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_ = cmd.Wait() // the code says it
+	require.Equal(t, exitFailed, cmd.ProcessState.ExitCode(), notes.String())
+	require.NotContains(t, notes.String(), "missing in the audit log")
+	require.Regexp(t, `\d+ statements? of tenant "noisy" cancelled`, out.String())
+	require.Contains(t, f.ok(t, "registry", "audit-log", "--subject", "noisy", "--limit", "1"), "a loop")
 }
