@@ -131,6 +131,17 @@ func clean(value string) string {
 	}, value)
 }
 
+// word writes a tenant's ID as a word of a shell, for a command that is there to be pasted: customers may choose IDs, and
+// $(reboot) is one. Quotes are not allowed in them.
+func word(id string) string {
+	if strings.ContainsFunc(id, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-._:@/+", r)
+	}) {
+		return "'" + id + "'"
+	}
+	return id
+}
+
 func when(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -86,4 +87,23 @@ func literals(e ast.Expr) []string {
 		return append(left, right...)
 	}
 	return nil
+}
+
+// Customers may choose IDs, and operators paste the commands that are proposed to them.
+func TestProposedCommandsNameTheTenantAndNothingElse(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	for _, id := range []string{"acme", "müller-日本", "$(echo)", "a|cat", "a&true", "a>b", "~", "*", "a#b", "!x", "a=b"} {
+		proposed := []string{f.run(t, "", "tenant", "add", id, "--no-provision").notes, f.run(t, "", "tenant", "show", id).notes, f.run(t, "", "tenant", "enable", id).notes}
+		for _, text := range proposed {
+			_, command, found := strings.Cut(text, "shardedpg tenant provision ")
+			require.True(t, found, text)
+			words, err := exec.CommandContext(t.Context(), "bash", "-c", "cd /; printf '%s|' "+command).Output()
+			require.NoError(t, err, text)
+			require.Equal(t, id+"|", string(words), text)
+		}
+		throttled := f.run(t, "", "tenant", "throttle", id).notes
+		require.Regexp(t, `shardedpg tenant kill (\S+) ends it; shardedpg tenant throttle (\S+) --clear`, throttled)
+		require.Equal(t, strings.Contains(proposed[0], "'"), strings.Contains(throttled, "kill '"+id+"' ends"), throttled)
+	}
 }

@@ -51,7 +51,7 @@ func (c *tenantShow) Run(a *app) error {
 				"epoch", strconv.FormatInt(t.Epoch, 10), "created", when(t.Created), "updated", when(t.Updated),
 				"removed", when(t.Removed))
 			if t.State == resolver.StateProvisioning {
-				a.note("next: shardedpg tenant provision %s", t.ID)
+				a.note("next: shardedpg tenant provision %s", word(t.ID))
 			}
 		})
 	})
@@ -95,7 +95,7 @@ func (c *tenantEnable) Run(a *app) error {
 		}
 		if t.State == resolver.StateProvisioning {
 			// The registry would allow it; nothing has looked whether its tables are there.
-			return usage("tenant %q was never provisioned: run shardedpg tenant provision %s", id, id)
+			return usage("tenant %q was never provisioned: run shardedpg tenant provision %s", id, word(id))
 		}
 		if !t.Removed.IsZero() {
 			if err := reg.RestoreTenant(ctx, id); err != nil {

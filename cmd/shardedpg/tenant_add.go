@@ -192,7 +192,7 @@ func (b *batch) one(ctx context.Context, a *app, id string) error {
 	return a.show(t, func() {
 		a.say("tenant %q (%s, plan %s) added to shard %q, and is %s", id, t.Model, t.Plan, t.Shard, t.State)
 		if b.NoProvision {
-			a.note("next: shardedpg tenant provision %s", id)
+			a.note("next: shardedpg tenant provision %s", word(id))
 		}
 	})
 }
@@ -203,7 +203,7 @@ func (b *batch) provision(ctx context.Context, id string) error {
 	}
 	if err := provision.Tenant(ctx, b.reg, id, b.options); err != nil {
 		return fmt.Errorf("%w\ntenant %q is in the registry, in provisioning: when the cause is gone, run shardedpg tenant provision %s%s",
-			err, id, id, b.given())
+			err, id, word(id), b.given())
 	}
 	return nil
 }

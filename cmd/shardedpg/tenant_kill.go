@@ -162,7 +162,7 @@ func (a *app) killed(k killed) {
 		a.note("%s idle in a transaction: --terminate ends them", count(k.IdleInTx, "session"))
 	}
 	if len(ended) > 0 && !k.DryRun {
-		a.note("next: shardedpg tenant throttle %s keeps it from taking as much again", k.Tenant)
+		a.note("next: shardedpg tenant throttle %s keeps it from taking as much again", word(k.Tenant))
 	}
 }
 

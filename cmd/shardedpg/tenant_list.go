@@ -80,7 +80,7 @@ func (c *tenantList) Run(a *app) error {
 				return err
 			}
 			if next != "" && !a.json {
-				a.note("more: --after %s, or --all", next)
+				a.note("more: --after %s, or --all", word(next))
 			}
 			return nil
 		}

@@ -66,7 +66,7 @@ func (c *tenantThrottle) Run(a *app) error {
 			if before != nil {
 				a.note("this replaces its override: %s", overrideText(before))
 			}
-			a.note("what runs already goes on: shardedpg tenant kill %s ends it; shardedpg tenant throttle %s --clear ends this", t.ID, t.ID)
+			a.note("what runs already goes on: shardedpg tenant kill %s ends it; shardedpg tenant throttle %s --clear ends this", word(t.ID), word(t.ID))
 		})
 	})
 }
