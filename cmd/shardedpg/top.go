@@ -60,7 +60,10 @@ func (c *top) Run(a *app) error {
 		for {
 			next := time.After(c.Interval)
 			table := c.look(ctx, samplers, shards)
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() != nil && c.Once:
+				return errors.New("interrupted: nothing was shown")
+			case ctx.Err() != nil:
 				return nil // Ctrl-C is how it ends
 			}
 			if err := screen.draw(func(a *app, lines, columns int) error {

@@ -378,4 +378,21 @@ func TestTopPrintsTablesOneAfterTheOtherWhereThereIsNoTerminal(t *testing.T) {
 	for lines.Scan() {
 	}
 	require.NoError(t, cmd.Wait(), "Ctrl-C is how it ends")
+
+	once := exec.CommandContext(t.Context(), binary, "top", "--once", "--interval", "1h", "-o", "json")
+	once.Env = f.env
+	require.NoError(t, once.Start())
+	dsn, err := pgx.ParseConfig(f.admins["eu1"])
+	require.NoError(t, err)
+	server, err := pgx.ConnectConfig(t.Context(), dsn)
+	require.NoError(t, err)
+	defer server.Close(context.WithoutCancel(t.Context()))
+	require.Eventually(t, func() bool {
+		var looks bool
+		require.NoError(t, server.QueryRow(t.Context(), "select exists (select from pg_stat_activity where datname = $1 and query like '%pg_blocking_pids%' and pid <> pg_backend_pid())",
+			dsn.Database).Scan(&looks))
+		return looks
+	}, 30*time.Second, 10*time.Millisecond)
+	require.NoError(t, once.Process.Signal(syscall.SIGINT))
+	require.Error(t, once.Wait(), "a document that is not there is none")
 }
