@@ -170,10 +170,10 @@ func (a *app) busy(b busy, lines, columns int) {
 	}
 }
 
-// fit cuts the names of tenants, the second cells, where they would push the numbers behind them off the screen. Of what they wait
-// for, at the end, as much is seen as there is room.
+// fit cuts the names of tenants, the second cells, where they would push the numbers behind them off the screen. A UUID stays whole:
+// it is what the next command needs. Of what they wait for, at the end, as much is seen as there is room.
 func fit(header []string, rows [][]string, columns int) {
-	const shortest = 12
+	const shortest = 36
 	others, longest := 0, 0
 	for i, name := range header {
 		width := text.StringWidth(name)
