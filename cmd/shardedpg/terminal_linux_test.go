@@ -29,6 +29,11 @@ type terminal struct {
 // on starts a command on a terminal of its own.
 func (f *fleet) on(t *testing.T, columns uint16, args ...string) *terminal {
 	t.Helper()
+	return f.program(t, columns, binary, args...)
+}
+
+func (f *fleet) program(t *testing.T, columns uint16, program string, args ...string) *terminal {
+	t.Helper()
 	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = keys.Close() })
@@ -40,7 +45,7 @@ func (f *fleet) on(t *testing.T, columns uint16, args ...string) *terminal {
 	require.NoError(t, err)
 	defer screen.Close()
 
-	term := &terminal{t: t, keys: keys, cmd: exec.CommandContext(t.Context(), binary, args...)}
+	term := &terminal{t: t, keys: keys, cmd: exec.CommandContext(t.Context(), program, args...)}
 	term.cmd.Env = append(f.env, "TERM=xterm-256color")
 	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = screen, screen, screen
 	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -236,4 +241,19 @@ func TestTopFitsOnTheTerminal(t *testing.T) {
 		}
 	}
 	require.Contains(t, f.run(t, "", "top", "--once", "--interval", "200ms").out, long, "whole where there is room")
+}
+
+func TestCtrlZDoesNotLeaveTheShellOnTopsScreen(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	term := f.program(t, 100, "bash", "--norc", "-i")
+	term.press(binary + " top --interval 200ms\n")
+	require.Eventually(t, func() bool { return strings.Count(term.text(), clearScreen) >= 2 }, 30*time.Second, 2*time.Millisecond)
+	term.press("\x1a")
+	drawn := strings.Count(term.text(), clearScreen)
+	require.Eventually(t, func() bool { return strings.Count(term.text(), clearScreen) >= drawn+2 }, 20*time.Second, 2*time.Millisecond)
+	term.press("\x03")
+	term.shows(leaveScreen)
+	term.press("exit\n")
+	term.ends()
 }

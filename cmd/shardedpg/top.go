@@ -239,6 +239,7 @@ func (a *app) screen(redraws bool) *screen {
 	s := &screen{a: a}
 	if redraws && a.screens && !a.json {
 		s.entered = true
+		neverStop()
 		fmt.Fprint(a.out, enterScreen+clearScreen+"looking at the servers ...\n")
 	}
 	return s
