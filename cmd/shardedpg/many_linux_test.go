@@ -124,8 +124,16 @@ func TestResultsThatAreLostAreAFailure(t *testing.T) {
 	require.NoError(t, err)
 	defer full.Close()
 	for _, args := range [][]string{
-		{"plan", "list"}, {"tenant", "list"}, {"tenant", "show", "a"}, {"tenant", "list", "-o", "json"}, {"registry", "export"}, {"registry", "audit-log"},
-		{"rls", "generate"}, {"top", "--once", "--interval", "200ms"}, {"top", "--interval", "200ms"}, {"completion", "bash"},
+		{"plan", "list"},
+		{"tenant", "list"},
+		{"tenant", "show", "a"},
+		{"tenant", "list", "-o", "json"},
+		{"registry", "export"},
+		{"registry", "audit-log"},
+		{"rls", "generate"},
+		{"top", "--once", "--interval", "200ms"},
+		{"top", "--interval", "200ms"},
+		{"completion", "bash"},
 	} {
 		cmd := exec.CommandContext(t.Context(), binary, args...)
 		var notes strings.Builder

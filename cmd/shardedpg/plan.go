@@ -90,7 +90,11 @@ func (c *planSet) Run(a *app) error {
 		c.onto(&plan)
 		var promises []registry.Commitment
 		if c.DryRun { // a registry in memory has the same rules
-			if _, err := registry.NewStatic(registry.Fleet{Plans: []registry.Plan{plan}}); err != nil {
+			trial, err := registry.NewMemory(nil)
+			if err != nil {
+				return err
+			}
+			if err := trial.PutPlan(ctx, plan); err != nil {
 				return invalid(err)
 			}
 		} else {

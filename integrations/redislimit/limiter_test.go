@@ -184,9 +184,11 @@ func TestADebtIsPaidWhileOthersUseTheRate(t *testing.T) {
 	defer group.Wait()
 	defer cancel()
 	group.Go(func() {
+		again := time.NewTicker(time.Millisecond)
+		defer again.Stop()
 		for ctx.Err() == nil {
 			other.Take(ctx, statement)
-			time.Sleep(time.Millisecond) // as a program would that tries again
+			<-again.C
 		}
 	})
 	within := statement
