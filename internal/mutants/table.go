@@ -94,7 +94,7 @@ func Table() []Mutant {
 			{root, "	if l.backend.Unanswered() && unsent {", "	if false && unsent {"},
 		}, "TestStatementIsNotRunAgainWhenItsAnswerIsLost", "network"},
 		{"statement moved out of a lost transaction", "", false, []Edit{
-			{root, "	if c.tx.open && c.tx.statements > 1 || l.backend.Status() != 'I' {", "	if c.tx.open && c.tx.statements > 1 {"},
+			{root, "	if c.tx.open && c.tx.statements > 1 || l.backend.LeftOpen() {", "	if c.tx.open && c.tx.statements > 1 {"},
 		}, "TestConnectionLostInsideHandMadeTransactionEndsIt", "network"},
 	}
 }
