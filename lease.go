@@ -185,7 +185,7 @@ func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 	select {
 	case <-c.lease.gone:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, &Error{Stage: StageBackend, Tenant: c.lease.tenant, Shard: c.lease.shard.name, Err: fmt.Errorf("%w: %w", ctx.Err(), errLettingGo)}
 	}
 	tenant := c.lease.tenant
 	b, err := c.checkout(ctx)
@@ -204,6 +204,8 @@ var (
 		"use the methods of sql.Tx, and ROLLBACK TO for savepoints")
 	errAbandoned = &Error{Stage: StageStatement, Err: errors.New("a panic in an earlier query has ended this transaction or " +
 		"connection; start another one")}
+	errLettingGo = errors.New("the server is still busy with a statement of this connection that was cancelled; wait longer, or take " +
+		"another connection")
 	errRowsOpen = errors.New("rows of an earlier query are still open on this connection; read them to the end or close " +
 		"them first")
 )
