@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -24,16 +25,18 @@ func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
-	return &lineConn{Conn: conn, line: l, timer: timer}, nil
+	a, err := newAlarm()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &lineConn{Conn: conn, line: l, alarm: a}, nil
 }
 
 // lineConn is read by one goroutine at a time.
 type lineConn struct {
 	net.Conn
 	line  *line
-	timer *time.Timer
+	alarm *alarm
 }
 
 var _ syscall.Conn = (*lineConn)(nil)
@@ -41,11 +44,12 @@ var _ syscall.Conn = (*lineConn)(nil)
 func (c *lineConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if d := c.line.roundTrip.Load(); d > 0 && err == nil {
-		c.timer.Reset(time.Duration(d))
-		<-c.timer.C
+		err = c.alarm.wait(time.Duration(d))
 	}
 	return n, err
 }
+
+func (c *lineConn) Close() error { return errors.Join(c.Conn.Close(), c.alarm.Close()) }
 
 // SyscallConn lets drivers look at the socket, as they do without a line.
 func (c *lineConn) SyscallConn() (syscall.RawConn, error) { return c.Conn.(syscall.Conn).SyscallConn() }
