@@ -172,14 +172,20 @@ func TestWhatFollowsABeginThatWasLostIsRefused(t *testing.T) {
 	_, err := conn.ExecContext(ctx, "begin")
 	require.NoError(t, err)
 	l.line.Cut()
-	for _, text := range []string{insert, insert, "rollback", insert} {
-		_, err = conn.ExecContext(ctx, text)
+	l.requireOver(t, ctx, conn, insert, insert, "rollback", insert)
+}
+
+// requireOver: nothing runs on the connection any more, nothing of it is there, and others go on.
+func (l lossy) requireOver(t *testing.T, ctx context.Context, conn *sql.Conn, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		_, err := conn.ExecContext(ctx, text)
 		require.ErrorIs(t, err, shardedpg.ErrShardUnavailable, text)
+		require.ErrorContains(t, err, "close this *sql.Conn")
 	}
-	require.ErrorContains(t, err, "close this *sql.Conn")
 	require.NoError(t, conn.Close())
 	require.Zero(t, l.count(t))
-	_, err = l.db.ExecContext(ctx, insert)
+	_, err := l.db.ExecContext(ctx, insert)
 	require.NoError(t, err)
 }
 
@@ -208,15 +214,7 @@ func TestWhatFollowsABeginWhoseAnswerWasLostIsRefused(t *testing.T) {
 				err := <-failed
 				require.Error(t, err)
 				require.False(t, pgconn.SafeToRetry(err))
-				for _, text := range []string{insert, "commit", insert} {
-					_, err = conn.ExecContext(ctx, text)
-					require.ErrorIs(t, err, shardedpg.ErrShardUnavailable, text)
-					require.ErrorContains(t, err, "close this *sql.Conn")
-				}
-				require.NoError(t, conn.Close())
-				require.Zero(t, l.count(t))
-				_, err = l.db.ExecContext(ctx, insert)
-				require.NoError(t, err)
+				l.requireOver(t, ctx, conn, insert, "commit", insert)
 			})
 		}
 	}
