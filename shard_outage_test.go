@@ -193,7 +193,7 @@ func TestAStatementThatDoesNotEndMakesNoShardDead(t *testing.T) {
 		go func() { _, err := f.db.ExecContext(ctx, text); failed <- err }()
 		require.Eventually(t, func() bool {
 			var runs bool
-			err := f.su.QueryRow(t.Context(), "select exists (select from pg_stat_activity where datname = current_database() and query = $1)", text).Scan(&runs)
+			err := f.su.QueryRow(t.Context(), "select exists (select from pg_stat_activity where datname = current_database() and query = $1 and wait_event = 'PgSleep')", text).Scan(&runs)
 			return err == nil && runs
 		}, 20*time.Second, time.Millisecond)
 		cancel()

@@ -24,9 +24,10 @@ import (
 	shardedpg "github.com/sharded-pg/sharded-pg"
 )
 
-// tagged is a program that names its tenants to the servers.
+// tagged is a program that names its tenants to the servers, and whose statements have all the time that a busy machine takes.
 func (f *fleet) tagged(t *testing.T) *sql.DB {
 	t.Helper()
+	f.ok(t, "plan", "set", "free", "--statement-timeout", "unlimited")
 	db, err := sql.Open("sharded-pg", f.registry+" sharded_tag=on")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
