@@ -380,23 +380,21 @@ func TestACancelStormStaysWithinTheLimit(t *testing.T) {
 	}
 	storm := make(chan bool)
 	go func() { wg.Wait(); close(storm) }()
-	most, all := 0, 0
+	most := 0
 	for over := false; !over; {
 		select {
 		case <-storm:
 			over = true
 		default:
 			const active = "select count(*) from pg_stat_activity where datname = current_database() and usename = 'app' and state = 'active'"
-			most = max(most, outside[int](f, active+" and query like 'select pg_sleep%'"))
-			all = max(all, outside[int](f, active))
+			// Where the server takes a quarter of a second to let go of a connection, as on a busy machine, it is asked over another one.
+			most = max(most, outside[int](f, active+" and application_name <> 'sharded-pg asks'"))
 		}
 	}
 	after := work()
-	t.Logf("%d served, %d cancelled, at most %d of %d at once; %s for what took %s before", served.Load(), cancelled.Load(), most, all, after, before)
+	t.Logf("%d served, %d cancelled, at most %d at once; %s for what took %s before", served.Load(), cancelled.Load(), most, after, before)
 	require.Less(t, after, before+time.Second)
 	require.LessOrEqual(t, most, conns)
-	// Where the server takes a quarter of a second to let go of a connection, as on a busy machine, it is asked over another one.
-	require.LessOrEqual(t, all, conns+1)
 	require.Positive(t, served.Load())
 	require.Positive(t, cancelled.Load())
 	f.requireNoSlotInUse()

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -180,8 +182,20 @@ func TestAShardThatStopsToAnswerIsFoundDeadWithoutNewConnections(t *testing.T) {
 // A server that takes its time to cancel is there.
 func TestAStatementThatDoesNotEndMakesNoShardDead(t *testing.T) {
 	t.Parallel()
+	var asked atomic.Int64
 	f := newFleet(t, fleetOptions{
-		config: func(c *shardedpg.Config) { c.MaxConns = 4 },
+		config: func(c *shardedpg.Config) {
+			c.MaxConns = 4
+			c.ConfigureConn = func(_ string, cc *pgx.ConnConfig) error {
+				cc.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
+					if conn.ParameterStatus("application_name") == "sharded-pg asks" {
+						asked.Add(1)
+					}
+					return nil
+				}
+				return nil
+			}
+		},
 		// A statement that catches its own cancellation goes on.
 		schema: []string{`create function stubborn() returns void language plpgsql as $$ begin
 			perform pg_sleep(60); exception when query_canceled then perform pg_sleep(2); end $$`},
@@ -200,6 +214,7 @@ func TestAStatementThatDoesNotEndMakesNoShardDead(t *testing.T) {
 		require.ErrorIs(t, <-failed, context.Canceled)
 	}
 	require.Eventually(t, func() bool { return f.backends("s1").Connects > 4 }, 20*time.Second, time.Millisecond, "it is asked")
+	require.Eventually(t, func() bool { return asked.Load() > 0 }, 20*time.Second, time.Millisecond, "by a connection that says so")
 	f.requireNoSlotInUse()
 	require.Zero(t, f.backends("s1").Outages)
 	f.requireOwnRows()

@@ -14,6 +14,11 @@ func (p *Pool) Refuses() error { return p.breaker.refuses() }
 // there at all.
 const grace = 250 * time.Millisecond
 
+// askName is the application_name of a connection that asks, by which it is told from those that have slots.
+const askName = "sharded-pg asks"
+
+type askKey struct{} // in the context of such a connection
+
 // ask has attempts to connect tell whether the server is there. In a black hole all slots may be held by connections that wait for
 // it to answer their cancel requests, for up to fifteen seconds. Nobody would try to connect meanwhile, and so nobody would learn
 // that the shard is dead. The connection is closed at once: for a moment there is one more than there are slots. Behind a pooler
@@ -28,7 +33,7 @@ func (p *Pool) ask(key Key, s rls.Settings) {
 	for p.breaker.down.Load() == nil && p.cfg.Life.Err() == nil {
 		late := make(chan attempt, 1)
 		a, pending := p.breaker.try(nobody, nil, func(ctx context.Context) (*Backend, error) {
-			return p.make(ctx, key, &s)
+			return p.make(context.WithValue(ctx, askKey{}, true), key, &s)
 		}, func(a attempt, _ bool) { late <- a })
 		if pending {
 			a = <-late

@@ -102,6 +102,9 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 			return nil, &hookError{errors.New("it must not change the database")}
 		}
 	}
+	if ctx.Value(askKey{}) != nil {
+		cc.RuntimeParams["application_name"] = askName
+	}
 	p.host.Prefer(&cc.Config)
 	var defs rls.Defaults
 	if defaults {
