@@ -3,7 +3,6 @@ package shardedpg_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"testing"
 	"time"
 
@@ -245,46 +244,38 @@ func cancelledReset(t *testing.T, raw bool) {
 // What pgx has cached is named on the server, also behind a pooler, where the next to use the name may be another tenant.
 func TestAForgedCachedStatementIsNotRunBehindAPooler(t *testing.T) {
 	t.Parallel()
+	const conns = 4 // more than a statement has tries
 	server := pgtest.Shared(t, "wire")
-	for _, mode := range []string{"session", "transaction"} {
-		t.Run(mode, func(t *testing.T) {
-			t.Parallel()
-			const conns = 4 // more than a statement has tries
-			database := server.NewDatabase(t, wireTables)
-			bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: mode, PoolSize: conns, Prepared: mode == "transaction"})
-			if errors.Is(err, pgtest.ErrNotInstalled) {
-				t.Skip(err)
-			}
+	database := server.NewDatabase(t, wireTables)
+	bouncer, err := pgtest.StartBouncer(t.Context(), server, pgtest.BouncerOptions{Mode: "session", PoolSize: conns})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = bouncer.Stop() })
+	db := pooled(t, bouncer, database, "cache_statement", conns)
+	a, b := shardedpg.WithTenant(t.Context(), "a"), shardedpg.WithTenant(t.Context(), "b")
+	onEach := func(ctx context.Context, use func(tx *sql.Tx)) {
+		var held []*sql.Tx
+		for range conns {
+			tx, err := db.BeginTx(ctx, nil)
 			require.NoError(t, err)
-			t.Cleanup(func() { _ = bouncer.Stop() })
-			db := pooled(t, bouncer, database, "cache_statement", conns)
-			a, b := shardedpg.WithTenant(t.Context(), "a"), shardedpg.WithTenant(t.Context(), "b")
-			onEach := func(ctx context.Context, use func(tx *sql.Tx)) {
-				var held []*sql.Tx
-				for range conns {
-					tx, err := db.BeginTx(ctx, nil)
-					require.NoError(t, err)
-					use(tx)
-					held = append(held, tx)
-				}
-				for _, tx := range held {
-					require.NoError(t, tx.Commit())
-				}
-			}
-			onEach(a, func(tx *sql.Tx) { seen(t, a, tx, "a", 1) })
-			onEach(a, func(tx *sql.Tx) {
-				_, err := tx.ExecContext(a, `do $$ declare n text; begin
-					execute 'prepare innocent as select 1';
-					for n in select name from pg_prepared_statements where statement like '%from notes where id%' loop
-						execute format('deallocate %I', n);
-						execute format('prepare %I (bigint) as select count(*), ''forged'', ''forged'' from notes where id <> $1', n);
-					end loop; end $$`)
-				require.NoError(t, err)
-			})
-			onEach(b, func(tx *sql.Tx) { seen(t, b, tx, "b", 1) })
-			seen(t, b, db, "b", 1)
-		})
+			use(tx)
+			held = append(held, tx)
+		}
+		for _, tx := range held {
+			require.NoError(t, tx.Commit())
+		}
 	}
+	onEach(a, func(tx *sql.Tx) { seen(t, a, tx, "a", 1) })
+	onEach(a, func(tx *sql.Tx) {
+		_, err := tx.ExecContext(a, `do $$ declare n text; begin
+			execute 'prepare innocent as select 1';
+			for n in select name from pg_prepared_statements where statement like '%from notes where id%' loop
+				execute format('deallocate %I', n);
+				execute format('prepare %I (bigint) as select count(*), ''forged'', ''forged'' from notes where id <> $1', n);
+			end loop; end $$`)
+		require.NoError(t, err)
+	})
+	onEach(b, func(tx *sql.Tx) { seen(t, b, tx, "b", 1) })
+	seen(t, b, db, "b", 1)
 }
 
 // PgBouncer puts these in force for its client, and the reset must not take them away.

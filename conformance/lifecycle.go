@@ -30,7 +30,7 @@ var lifecycle = []scenario{
 	{name: "Raw gives the pgx connection, armed", run: rawConn},
 	{name: "COPY shows own rows only", run: rawCopy},
 	{name: "a reset that fails in front of Raw is not the caller's", run: rawAfterFailedReset, skip: direct(
-		"behind a pooler every transaction brings its own reset, and it looks for no statements prepared by SQL")},
+		"behind a pooler every transaction brings its own reset, and it looks for statements under the names of cached ones only")},
 	{name: "Raw without a tenant gives no connection", run: rawWithoutTenant},
 	{name: "DEALLOCATE ALL costs a tenant no statement of its own", run: deallocated, skip: direct(
 		"behind a pooler no statement is named by the driver, and DEALLOCATE as SQL is refused")},

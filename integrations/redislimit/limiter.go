@@ -208,7 +208,7 @@ func (l *Limiter) decideAlone(ctx context.Context, s limits.Statement) time.Dura
 // debt: the clock may be another Redis's, and ahead.
 var gcra = redis.NewScript(`
 local now = redis.call('TIME')
-now = now[1] - 1483228800 + now[2] / 1000000 -- since 2017: of all seconds since 1970 a number has no microseconds
+now = now[1] - 1735689600 + now[2] / 1000000 -- since 2025: with all the seconds since 1970 a number has no room for microseconds
 local each, burst, owed, wanted, debt = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local years = 1e9 -- longer than anything lasts, and short enough for milliseconds as a whole number
 local paid = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
