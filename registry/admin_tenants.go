@@ -200,20 +200,38 @@ func (a *Admin) SetTenantLabels(ctx context.Context, id string, labels map[strin
 }
 
 // SetOverride replaces limits of a tenant's plan until the override expires or is cleared; nil clears it. It replaces an
-// earlier override whole. Its reason is the note of the audit log, too.
+// earlier override whole, and is below a throttle that the tenant has: what that limits stays limited until it ends. Its
+// reason is the note of the audit log, too.
 func (a *Admin) SetOverride(ctx context.Context, id string, o *Override) error {
-	if err := validateOverride(id, o, time.Now()); err != nil {
-		return err
+	return a.setLimits(ctx, "override", id, o, func(t *TenantInfo, o *Override) { t.Override = o })
+}
+
+// SetThrottle holds a tenant down for a while: o is over its override, or its plan, until it expires or is cleared, and
+// then that holds again. nil clears it. It replaces an earlier throttle whole, must have Expires, and is otherwise as
+// SetOverride.
+func (a *Admin) SetThrottle(ctx context.Context, id string, o *Override) error {
+	if o != nil && o.Expires.IsZero() {
+		return fmt.Errorf("%w: the throttle of tenant %q has no end: set Expires", ErrInvalid, cut(id))
 	}
-	reason := ""
+	return a.setLimits(ctx, "throttle", id, o, func(t *TenantInfo, o *Override) { t.Throttle = o })
+}
+
+func (a *Admin) setLimits(ctx context.Context, what, id string, o *Override, set func(t *TenantInfo, o *Override)) error {
+	now, reason := time.Now(), ""
 	if o != nil {
+		if err := validateOverride(what, id, o, now); err != nil {
+			return err
+		}
 		stored := *o
 		// PostgreSQL keeps microseconds; what it gives back has to equal what was put in.
 		stored.Expires = stored.Expires.UTC().Truncate(time.Microsecond)
 		o, reason = &stored, stored.Reason
 	}
-	return a.editTenant(ctx, "set_override", id, reason, func(_ *change, t *TenantInfo) error {
-		t.Override = o
+	return a.editTenant(ctx, "set_"+what, id, reason, func(_ *change, t *TenantInfo) error {
+		if !t.Throttle.InForce(now) {
+			t.Throttle = nil // one that has ended hides the override from drivers of version 3
+		}
+		set(t, o)
 		return nil
 	})
 }

@@ -38,13 +38,13 @@ var (
 	s1       = registry.Shard{Name: "s1", DSN: "host=s1 password=opensesame"}
 	routeRow = []string{
 		"database", "model", "schema", "role", "state", "epoch", "name", "dsn",
-		"plan", "statement_timeout_ms", "work_mem_kb", "max_conns", "weight", "rate", "burst", "override",
+		"plan", "statement_timeout_ms", "work_mem_kb", "max_conns", "weight", "rate", "burst", "override", "under_throttle", "now",
 	}
 	shardRow  = []string{"name", "dsn", "admin_dsn", "region", "labels", "max_tenants", "max_bytes", "state"}
 	planRow   = []string{"name", "statement_timeout_ms", "work_mem_kb", "max_conns", "weight", "rate", "burst"}
 	tenantRow = []string{
 		"id", "shard", "database", "model", "schema", "role", "plan", "state", "epoch", "assignment", "schema_version", "slug",
-		"labels", "override", "removed_at", "created_at", "updated_at",
+		"labels", "override", "under_throttle", "removed_at", "created_at", "updated_at",
 	}
 )
 
@@ -52,7 +52,7 @@ func TestLookupFailsOnRowsItCannotRead(t *testing.T) {
 	t.Parallel()
 	mock, store := mocked(t)
 	mock.ExpectQuery(`from "sharded_pg".tenants`).WithArgs("acme").WillReturnRows(sqlmock.NewRows(routeRow).
-		AddRow("", "shared", "", "", "active", "many", "s1", "host=s1", "free", 1, 64, 1, 1, 0.0, 0, nil))
+		AddRow("", "shared", "", "", "active", "many", "s1", "host=s1", "free", 1, 64, 1, 1, 0.0, 0, "", "", time.Now()))
 	_, err := store.Lookup(t.Context(), "acme")
 	require.ErrorContains(t, err, "epoch")
 	require.NotErrorIs(t, err, resolver.ErrTenantNotFound)
@@ -61,8 +61,8 @@ func TestLookupFailsOnRowsItCannotRead(t *testing.T) {
 func TestLookupRefusesWhatANewerProgramWrote(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string][]driver.Value{
-		"model": {"", "hexagonal", "", "", "active", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, 0, nil},
-		"state": {"", "shared", "", "", "dreaming", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, 0, nil},
+		"model": {"", "hexagonal", "", "", "active", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, 0, "", "", time.Now()},
+		"state": {"", "shared", "", "", "dreaming", 1, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, 0, "", "", time.Now()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -89,7 +89,7 @@ func TestLookupRepeatsOnceAfterAnAdministratorEndedTheConnection(t *testing.T) {
 	mock, store := mocked(t)
 	mock.ExpectQuery(`tenants`).WillReturnError(&pgconn.PgError{Severity: "FATAL", Code: "57P01"})
 	mock.ExpectQuery(`tenants`).WillReturnRows(sqlmock.NewRows(routeRow).
-		AddRow("", "shared", "", "", "active", 3, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, 0, nil))
+		AddRow("", "shared", "", "", "active", 3, "s1", "host=s1", "free", nil, 64, 1, 1, 0.0, 0, "", "", time.Now()))
 	route, err := store.Lookup(t.Context(), "acme")
 	require.NoError(t, err)
 	require.EqualValues(t, 3, route.Epoch)
@@ -241,7 +241,7 @@ func expectAbsent(m sqlmock.Sqlmock, table string, columns []string) {
 }
 
 func storedAcme() *sqlmock.Rows {
-	return sqlmock.NewRows(tenantRow).AddRow("acme", "s1", "", "shared", "", "", "free", "active", 1, "hash", "", "", "{}", "",
+	return sqlmock.NewRows(tenantRow).AddRow("acme", "s1", "", "shared", "", "", "free", "active", 1, "hash", "", "", "{}", "", "",
 		nil, time.Now(), time.Now())
 }
 

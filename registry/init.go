@@ -16,8 +16,11 @@ var schemaV2 string
 //go:embed schema_v3.sql
 var schemaV3 string
 
+//go:embed schema_v4.sql
+var schemaV4 string
+
 // migrations bring the registry from version n to n+1. They are only ever appended to.
-var migrations = []string{schemaV1, schemaV2, schemaV3}
+var migrations = []string{schemaV1, schemaV2, schemaV3, schemaV4}
 
 const initLockSQL = `select pg_advisory_xact_lock(hashtextextended('sharded-pg registry ' || $1, 0))`
 

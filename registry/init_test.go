@@ -49,7 +49,7 @@ func TestInitMayRunAnywhereAtAnyTime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Equal(t, []int{1, 2, 3}, query[int](t, dsn, `select version from sharded_pg.versions order by version`))
+	require.Equal(t, []int{1, 2, 3, 4}, query[int](t, dsn, `select version from sharded_pg.versions order by version`))
 	require.Equal(t, []string{
 		"enterprise 300000 262144 100 8 5000 0", "free 5000 4096 2 1 50 0", "growth 60000 65536 20 4 1000 0", "starter 30000 16384 5 2 250 0",
 	}, query[string](t, dsn, `select concat_ws(' ', name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate, burst)
@@ -162,22 +162,28 @@ func TestInitUpgradesTheFirstVersion(t *testing.T) {
 	require.Len(t, query[string](t, dsn, `select name from sharded_pg.plans`), 1, "an upgrade adds no plans")
 }
 
+// older makes what a program of that version leaves.
+func older(t *testing.T, version int) (statements []string) {
+	t.Helper()
+	statements = []string{
+		`create schema sharded_pg`,
+		`create table sharded_pg.versions (version integer primary key, applied_at timestamptz not null default now())`,
+	}
+	for v := range version {
+		text, err := os.ReadFile(fmt.Sprintf("schema_v%d.sql", v+1))
+		require.NoError(t, err)
+		statements = append(statements, strings.ReplaceAll(string(text), "{s}", "sharded_pg"),
+			fmt.Sprintf(`insert into sharded_pg.versions (version) values (%d)`, v+1))
+	}
+	return statements
+}
+
 func TestInitUpgradesTheSecondVersion(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Shared(t, "registry")
 	database := server.NewDatabase(t)
 	dsn := server.DSN("postgres", database)
-	statements := []string{
-		`create schema sharded_pg`,
-		`create table sharded_pg.versions (version integer primary key, applied_at timestamptz not null default now())`,
-		`insert into sharded_pg.versions (version) values (1), (2)`,
-	}
-	for _, file := range []string{"schema_v1.sql", "schema_v2.sql"} {
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		statements = append(statements, strings.ReplaceAll(string(text), "{s}", "sharded_pg"))
-	}
-	require.NoError(t, server.Exec(t.Context(), database, append(statements,
+	require.NoError(t, server.Exec(t.Context(), database, append(older(t, 2),
 		`insert into sharded_pg.shards (name, dsn) values ('s1', 'host=s1')`,
 		`insert into sharded_pg.plans (name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate) values ('free', 5000, 4096, 2, 1, 7)`,
 		`insert into sharded_pg.tenants (id, shard, model, plan, state, override, override_until)
@@ -203,6 +209,54 @@ func TestInitUpgradesTheSecondVersion(t *testing.T) {
 	// Programs of version 2 go on: what they read and write names its columns.
 	require.NoError(t, server.Exec(t.Context(), database,
 		`insert into sharded_pg.plans (name, statement_timeout_ms, work_mem_kb, max_conns, weight, rate) values ('old', 5000, 4096, 2, 1, 7)`))
+}
+
+func TestInitUpgradesTheThirdVersion(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t, "registry")
+	database := server.NewDatabase(t)
+	dsn := server.DSN("postgres", database)
+	require.NoError(t, server.Exec(t.Context(), database, append(older(t, 3),
+		`insert into sharded_pg.shards (name, dsn) values ('s1', 'host=s1')`,
+		`insert into sharded_pg.plans (name, statement_timeout_ms, work_mem_kb, max_conns, weight) values ('free', 5000, 4096, 2, 1)`,
+		`insert into sharded_pg.tenants (id, shard, model, plan, state, override, override_until)
+		 values ('acme', 's1', 'shared', 'free', 'active', '{"max_conns": 9}', 'infinity'),
+		        ('beta', 's1', 'shared', 'free', 'active', '{"max_conns": 9, "expires": "2026-01-01T12:00:00Z"}', '2026-01-01T12:00:00Z')`)...))
+	store, ctx := open(t, dsn, nil), t.Context()
+	throttle := &registry.Override{MaxConns: 1, Expires: time.Now().Add(time.Hour)}
+	_, err := store.Lookup(ctx, "acme")
+	for _, err := range []error{err, store.SetThrottle(ctx, "acme", throttle)} {
+		require.ErrorIs(t, err, registry.ErrNotInitialized, "a newer program says what to do about an older registry")
+		require.ErrorContains(t, err, "shardedpg registry init")
+	}
+	require.NoError(t, store.Init(ctx))
+
+	// What a driver of version 3 reads, which may come long after the registry.
+	third := func(id string) string {
+		return query[string](t, dsn, `select coalesce(case when override_until > now() then override ->> 'max_conns' end, 'its plan') from sharded_pg.tenants where id = $1`, id)[0]
+	}
+	conns := func(id string) int {
+		route, err := store.Lookup(ctx, id)
+		require.NoError(t, err)
+		return route.Plan.MaxConns
+	}
+	require.Equal(t, []any{9, 2}, []any{conns("acme"), conns("beta")}, "overrides are what they were")
+	for _, id := range []string{"acme", "beta"} {
+		require.NoError(t, store.SetThrottle(ctx, id, throttle))
+		require.Equal(t, []any{1, "1"}, []any{conns(id), third(id)}, "who holds a tenant down holds it down in each program")
+	}
+	query[int](t, dsn, `update sharded_pg.tenants set override_until = now(), override = override || '{"expires": "2026-01-01T12:00:00Z"}'`)
+	require.Equal(t, []any{9, "its plan"}, []any{conns("acme"), third("acme")}, "the throttle has ended")
+	require.NoError(t, store.SetThrottle(ctx, "acme", nil))
+	require.Equal(t, []any{9, "9"}, []any{conns("acme"), third("acme")})
+	require.NoError(t, store.SetOverride(ctx, "beta", &registry.Override{MaxConns: 7}))
+	require.Equal(t, []any{7, "7"}, []any{conns("beta"), third("beta")}, "a throttle that has ended hides no override")
+
+	// A program of version 3 that clears what it takes for an override is told that it is too old when it records that, and
+	// nothing refuses the row before, with a text that helps nobody.
+	require.NoError(t, store.SetThrottle(ctx, "beta", throttle))
+	require.NoError(t, server.Exec(ctx, database, `update sharded_pg.tenants set override = null, override_until = null where id = 'beta'`))
+	require.Equal(t, 7, conns("beta"))
 }
 
 func TestOptionsAreChecked(t *testing.T) {

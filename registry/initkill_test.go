@@ -87,7 +87,7 @@ func TestInitThatIsKilledAnywhereIsCompletedByTheNext(t *testing.T) {
 			require.Equal(t, []string{"free 0"}, query[string](t, dsn, `select name || ' ' || rate from sharded_pg.plans`), "%s: a driver of version 1 goes on", name)
 			require.Equal(t, []int{1}, query[int](t, dsn, `select version from sharded_pg.versions`), name)
 			require.Equal(t, []int{0}, query[int](t, dsn, `select count(*) from information_schema.columns
- where table_schema = 'sharded_pg' and column_name in ('region', 'slug', 'kind', 'burst')`), "%s: all of it or nothing", name)
+ where table_schema = 'sharded_pg' and column_name in ('region', 'slug', 'kind', 'burst', 'under_throttle')`), "%s: all of it or nothing", name)
 		}
 		require.NoError(t, store.Init(ctx), name)
 		plans, err := store.ListPlans(ctx)

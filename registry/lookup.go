@@ -3,17 +3,17 @@ package registry
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
 const lookupSQL = `select t.database, t.model, t.schema, t.role, t.state, t.epoch, s.name, s.dsn,
        p.name, p.statement_timeout_ms, p.work_mem_kb, p.max_conns, p.weight, p.rate, p.burst,
-       case when t.override_until > now() then t.override::text end
+       coalesce(t.override::text, ''), coalesce(t.under_throttle::text, ''), now()
   from {s}.tenants t
   join {s}.shards s on s.name = t.shard
   join {s}.plans p on p.name = t.plan
@@ -26,13 +26,14 @@ func (p *Postgres) Lookup(ctx context.Context, tenant string) (*resolver.Route, 
 	}
 	route := resolver.Route{Tenant: tenant}
 	var timeout *int64
-	var override *string
+	var override, under string
+	var now time.Time
 	err := p.read(ctx, "looking up a tenant", func() error {
 		return p.db.QueryRowContext(ctx, p.lookupSQL, tenant).Scan(
 			&route.Database, &route.Model, &route.Schema, &route.Role, &route.State, &route.Epoch,
 			&route.Shard.Name, &route.Shard.DSN,
 			&route.Plan.Name, &timeout, &route.Plan.WorkMemKB, &route.Plan.MaxConns, &route.Plan.Weight, &route.Plan.Rate,
-			&route.Plan.Burst, &override)
+			&route.Plan.Burst, &override, &under, &now)
 	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -46,13 +47,11 @@ func (p *Postgres) Lookup(ctx context.Context, tenant string) (*resolver.Route, 
 		return nil, err
 	}
 	route.Plan.StatementTimeout = timeoutFromMillis(timeout)
-	if override != nil {
-		var o Override
-		if err := json.Unmarshal([]byte(*override), &o); err != nil {
-			return nil, resolver.UnusableRoute(fmt.Errorf("override: %w", err))
-		}
-		route.Plan = o.over(route.Plan)
+	var t TenantInfo
+	if err := t.readOverrides(override, under); err != nil {
+		return nil, resolver.UnusableRoute(err)
 	}
+	route.Plan = t.limits(route.Plan, now)
 	if !slices.Contains(models, route.Model) || !slices.Contains(states, route.State) {
 		return nil, resolver.UnusableRoute(fmt.Errorf("model %q and state %q are not both known: use a newer program",
 			cut(string(route.Model)), cut(string(route.State))))

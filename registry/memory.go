@@ -278,12 +278,9 @@ func (m *Memory) Lookup(ctx context.Context, tenant string) (*resolver.Route, er
 		}
 		return nil, fmt.Errorf("%w: %q", resolver.ErrTenantNotFound, cut(tenant))
 	}
-	if t.Override != nil && !t.Override.expired(time.Now()) {
-		plan = t.Override.over(plan)
-	}
 	route := &resolver.Route{
 		Tenant: t.ID, Shard: shard.route(), Database: t.Database, Model: t.Model, Schema: t.Schema, Role: t.Role,
-		Plan: plan, State: t.State, Epoch: t.Epoch,
+		Plan: t.limits(plan, time.Now()), State: t.State, Epoch: t.Epoch,
 	}
 	var err error
 	if route.Shard.DSN, err = expandField(shard.Name, "dsn", shard.DSN); err != nil {

@@ -104,7 +104,7 @@ func (c Commitment) Warnings() (texts []string) {
 	return texts
 }
 
-// Overcommit adds up the limits of all tenants that may run statements, overrides included, for each shard. What
+// Overcommit adds up the limits of all tenants that may run statements, overrides and throttles included, for each shard. What
 // capacities do not say of a shard is taken from its labels.
 func (a *Admin) Overcommit(ctx context.Context, capacities map[string]Capacity) ([]Commitment, error) {
 	now := time.Now()
@@ -133,10 +133,7 @@ func (a *Admin) Overcommit(ctx context.Context, capacities map[string]Capacity) 
 		}
 		for _, t := range tenants {
 			if sum := sums[t.Shard]; sum != nil && t.runs() {
-				plan := plans[t.Plan]
-				if t.Override != nil && !t.Override.expired(now) {
-					plan = t.Override.over(plan)
-				}
+				plan := t.limits(plans[t.Plan], now)
 				sum.Tenants++
 				sum.MaxConns += int64(plan.MaxConns)
 				sum.WorkMemKB += int64(plan.MaxConns) * int64(plan.WorkMemKB)

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -111,7 +110,7 @@ func (r planRows) put(ctx context.Context, before, after *Plan) error {
 
 const (
 	tenantColumns = `id, shard, database, model, schema, role, plan, state, epoch, assignment, schema_version, slug,
-       labels::text, coalesce(override::text, ''), removed_at, created_at, updated_at`
+       labels::text, coalesce(override::text, ''), coalesce(under_throttle::text, ''), removed_at, created_at, updated_at`
 
 	tenantSQL = `select ` + tenantColumns + ` from {s}.tenants where id = $1 for update`
 
@@ -119,32 +118,29 @@ const (
 
 	// The row of another transaction that has just inserted the tenant was not visible to get.
 	insertTenantSQL = `insert into {s}.tenants (id, shard, database, model, schema, role, plan, state, epoch, assignment,
-       schema_version, slug, labels, override, override_until, removed_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb, $14::jsonb, $15, $16) on conflict (id) do nothing`
+       schema_version, slug, labels, override, override_until, under_throttle, removed_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb, $14::jsonb, $15, $16::jsonb, $17) on conflict (id) do nothing`
 	updateTenantSQL = `update {s}.tenants set shard = $2, database = $3, model = $4, schema = $5, role = $6, plan = $7,
        state = $8, epoch = $9, assignment = $10, schema_version = $11, slug = $12, labels = $13::jsonb,
-       override = $14::jsonb, override_until = $15, removed_at = $16, updated_at = now() where id = $1`
+       override = $14::jsonb, override_until = $15, under_throttle = $16::jsonb, removed_at = $17, updated_at = now() where id = $1`
 	deleteTenantSQL = `delete from {s}.tenants where id = $1`
 )
 
 type tenantRows struct{ *postgresTx }
 
 func scanTenant(row scanner) (t TenantInfo, err error) {
-	var labels, override string
+	var labels, override, under string
 	var removed *time.Time
 	err = row.Scan(&t.ID, &t.Shard, &t.Database, &t.Model, &t.Schema, &t.Role, &t.Plan, &t.State, &t.Epoch, &t.Assignment,
-		&t.SchemaVersion, &t.Slug, &labels, &override, &removed, &t.Created, &t.Updated)
+		&t.SchemaVersion, &t.Slug, &labels, &override, &under, &removed, &t.Created, &t.Updated)
 	if err != nil {
 		return t, err
 	}
 	if removed != nil {
 		t.Removed = removed.UTC()
 	}
-	if override != "" {
-		t.Override = new(Override)
-		if err := json.Unmarshal([]byte(override), t.Override); err != nil {
-			return t, fmt.Errorf("override of tenant %q: %w", cut(t.ID), err)
-		}
+	if err := t.readOverrides(override, under); err != nil {
+		return t, fmt.Errorf("tenant %q: %w", cut(t.ID), err)
 	}
 	t.Labels, err = labelsFromText(labels)
 	return t, err
@@ -168,18 +164,9 @@ func (r tenantRows) put(ctx context.Context, before, after *TenantInfo) error {
 	if err != nil {
 		return err
 	}
-	var override *string
-	var until any
-	if after.Override != nil {
-		text, err := json.Marshal(after.Override)
-		if err != nil {
-			return err
-		}
-		shown := string(text)
-		override, until = &shown, "infinity"
-		if !after.Override.Expires.IsZero() {
-			until = after.Override.Expires
-		}
+	override, until, under, err := after.overrideColumns()
+	if err != nil {
+		return err
 	}
 	statement := updateTenantSQL
 	if before == nil {
@@ -187,7 +174,7 @@ func (r tenantRows) put(ctx context.Context, before, after *TenantInfo) error {
 	}
 	t := after
 	err = r.exec(ctx, statement, t.ID, t.Shard, t.Database, string(t.Model), t.Schema, t.Role, t.Plan, string(t.State),
-		t.Epoch, t.Assignment, t.SchemaVersion, t.Slug, labels, override, until, timeOrNull(t.Removed))
+		t.Epoch, t.Assignment, t.SchemaVersion, t.Slug, labels, override, until, under, timeOrNull(t.Removed))
 	return tenantConflict(t, err)
 }
 

@@ -36,6 +36,7 @@ type TenantInfo struct {
 	Assignment    string    `json:"assignment"`               // how the shard was chosen: explicit, hash, smallest, ...
 	SchemaVersion string    `json:"schema_version,omitempty"` // what migrations brought it to
 	Override      *Override `json:"override,omitempty"`       // limits on top of its plan, expired or not
+	Throttle      *Override `json:"throttle,omitempty"`       // limits on top of both, expired or not; see [Admin.SetThrottle]
 	Removed       time.Time `json:"removed,omitzero"`         // when it was taken out of the registry's answers
 	Created       time.Time `json:"created"`
 	Updated       time.Time `json:"updated"`
@@ -53,14 +54,23 @@ type Override struct {
 	Reason           string    // why, for the next operator
 }
 
-// expired reports whether the override no longer counts.
-func (o *Override) expired(now time.Time) bool { return !o.Expires.IsZero() && !o.Expires.After(now) }
+// InForce reports whether there is an override (it may be nil) and it has not expired.
+func (o *Override) InForce(now time.Time) bool {
+	return o != nil && (o.Expires.IsZero() || o.Expires.After(now))
+}
+
+// limits returns what holds at a time: the plan, its override over it, and the throttle over both.
+func (t *TenantInfo) limits(plan Plan, now time.Time) Plan {
+	for _, o := range []*Override{t.Override, t.Throttle} {
+		if o.InForce(now) {
+			plan = o.over(plan)
+		}
+	}
+	return plan
+}
 
 // over returns the plan with what the override replaces.
 func (o *Override) over(plan Plan) Plan {
-	if o == nil {
-		return plan
-	}
 	if o.StatementTimeout != 0 {
 		plan.StatementTimeout = o.StatementTimeout
 	}
@@ -82,22 +92,19 @@ func (o *Override) over(plan Plan) Plan {
 	return plan
 }
 
-// validateOverride holds the override to the rules for plans.
-func validateOverride(tenant string, o *Override, now time.Time) error {
-	if o == nil {
-		return nil
-	}
+// validateOverride holds an override, or a throttle, to the rules for plans.
+func validateOverride(what, tenant string, o *Override, now time.Time) error {
 	var p problems
 	base := Plan{Name: "override", StatementTimeout: time.Second, WorkMemKB: 64, MaxConns: 1, Weight: 1}
 	if o.StatementTimeout == 0 && o.WorkMemKB == 0 && o.MaxConns == 0 && o.Weight == 0 && o.Rate == 0 && o.Burst == 0 {
-		p.add("the override replaces nothing: set a limit, or clear it")
+		p.add("the %s replaces nothing: set a limit, or clear it", what)
 	}
 	planProblems(&p, o.over(base))
-	if o.expired(now) {
-		p.add("the override has expired already: set Expires to a time to come")
+	if !o.InForce(now) {
+		p.add("the %s has expired already: set Expires to a time to come", what)
 	}
 	checkReason(&p, o.Reason)
-	return p.err("override of tenant", tenant)
+	return p.err(what+" of tenant", tenant)
 }
 
 // Check returns an error that matches [ErrInvalid] for what each registry refuses of a new tenant, whatever is in it.

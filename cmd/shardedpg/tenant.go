@@ -26,7 +26,12 @@ func (c *oneTenant) change(a *app, done string, do func(ctx context.Context, reg
 		if err != nil {
 			return err
 		}
-		return a.show(t, func() { a.say("tenant %q %s", id, done) })
+		return a.show(t, func() {
+			a.say("tenant %q %s", id, done)
+			if t.Throttle.InForce(time.Now()) { // which is above plan and override, whatever was done to them
+				a.note("it is still throttled (shardedpg tenant throttle %s --clear ends that): %s", word(id), overrideText(t.Throttle))
+			}
+		})
 	})
 }
 
@@ -46,7 +51,7 @@ func (c *tenantShow) Run(a *app) error {
 		}
 		return a.show(t, func() {
 			a.fields("tenant", t.ID, "state", stateOf(t), "shard", t.Shard, "chosen by", t.Assignment, "model", string(t.Model),
-				"database", t.Database, "schema", t.Schema, "role", t.Role, "plan", t.Plan, "override", overrideText(t.Override),
+				"database", t.Database, "schema", t.Schema, "role", t.Role, "plan", t.Plan, "override", overrideText(t.Override), "throttle", overrideText(t.Throttle),
 				"slug", t.Slug, "labels", pairs(t.Labels), "schema version", t.SchemaVersion,
 				"epoch", strconv.FormatInt(t.Epoch, 10), "created", when(t.Created), "updated", when(t.Updated),
 				"removed", when(t.Removed))
@@ -76,7 +81,7 @@ func overrideText(o *registry.Override) string {
 	switch {
 	case o.Expires.IsZero():
 		parts = append(parts, "never expires")
-	case !o.Expires.After(time.Now()):
+	case !o.InForce(time.Now()):
 		parts = append(parts, "expired "+when(o.Expires)+" and no longer in force")
 	default:
 		parts = append(parts, "until "+when(o.Expires))

@@ -13,13 +13,13 @@ import (
 
 type tenantThrottle struct {
 	oneTenant
-	Rate     *float64      `placeholder:"N" help:"Statements per second, in each program. Default: a tenth of its plan's, at least 1; 10 where that has none."`
+	Rate     *float64      `placeholder:"N" help:"Statements per second, in each program. Default: a tenth of what it has, at least 1; 10 where it has no rate."`
 	Burst    *int          `placeholder:"N" help:"Statements at once after a quiet time. Default: those of two seconds."`
 	MaxConns int           `default:"1" placeholder:"1" help:"Connections that it may use at once, in each program."`
 	Weight   int           `default:"1" placeholder:"1" help:"Share of a busy shard, against other tenants."`
 	For      time.Duration `default:"1h" placeholder:"1h" help:"How long."`
 	Reason   line          `help:"Why, for the next operator and the audit log. Default: throttled."`
-	Clear    bool          `help:"End it: the tenant is back on its plan's limits."`
+	Clear    bool          `help:"End it: the tenant is back on its override, or its plan."`
 }
 
 // Validate is called by kong.
@@ -37,67 +37,81 @@ func (c *tenantThrottle) Validate() error {
 }
 
 func (c *tenantThrottle) Run(a *app) error {
-	if c.Clear {
-		return c.change(a, "is back on its plan's limits", func(ctx context.Context, reg *registry.Postgres, id string) error {
-			return reg.SetOverride(ctx, id, nil)
-		})
-	}
 	return a.with(func(ctx context.Context, reg *registry.Postgres) error {
-		t, err := reg.Tenant(ctx, string(c.ID))
+		before, err := reg.Tenant(ctx, string(c.ID))
 		if err != nil {
 			return err
 		}
-		before := t.Override
-		if before != nil && !before.Expires.IsZero() && !before.Expires.After(time.Now()) {
-			before = nil
+		var o *registry.Override
+		if !c.Clear {
+			if o, err = c.throttle(ctx, reg, before); err != nil {
+				return err
+			}
 		}
-		o, err := c.override(ctx, reg, t.Plan, before)
-		if err != nil {
-			return err
-		}
-		if err := reg.SetOverride(ctx, t.ID, o); err != nil {
+		if err := reg.SetThrottle(ctx, before.ID, o); err != nil {
 			return invalid(err)
 		}
-		if t, err = reg.Tenant(ctx, t.ID); err != nil {
+		t, err := reg.Tenant(ctx, before.ID)
+		if err != nil {
 			return err
 		}
-		return a.show(t, func() {
-			a.say("tenant %q is throttled: %s", t.ID, overrideText(t.Override))
-			if before != nil {
-				a.note("this replaces its override: %s", overrideText(before))
-			}
-			a.note("what runs already goes on: shardedpg tenant kill %s ends it; shardedpg tenant throttle %s --clear ends this", word(t.ID), word(t.ID))
-		})
+		return a.show(t, func() { c.tell(a, before, t) })
 	})
 }
 
-// override keeps what another override says about the limits that this is not about: a throttle changes nothing else.
-func (c *tenantThrottle) override(ctx context.Context, reg *registry.Postgres, plan string, before *registry.Override) (*registry.Override, error) {
+func (c *tenantThrottle) tell(a *app, before, t registry.TenantInfo) {
+	now := time.Now()
+	was, below := before.Throttle.InForce(now), t.Override.InForce(now)
+	switch {
+	case !c.Clear:
+		a.say("tenant %q is throttled: %s", t.ID, overrideText(t.Throttle))
+		if was {
+			a.note("this replaces its throttle: %s", overrideText(before.Throttle))
+		}
+		if below {
+			a.note("its override stays, below the throttle: %s", overrideText(t.Override))
+		}
+		a.note("what runs already goes on: shardedpg tenant kill %s ends it; shardedpg tenant throttle %s --clear ends this", word(t.ID), word(t.ID))
+	case was && below:
+		a.say("tenant %q is back on its override: %s", t.ID, overrideText(t.Override))
+	case was:
+		a.say("tenant %q is back on its plan's limits", t.ID)
+	case below:
+		a.say("tenant %q is not throttled; its override stays: %s", t.ID, overrideText(t.Override))
+		a.note("shardedpg tenant override %s --clear ends that", word(t.ID))
+	default:
+		a.say("tenant %q is not throttled", t.ID)
+	}
+}
+
+// throttle says nothing about the limits that it is not about: those of the override, or of the plan, go on.
+func (c *tenantThrottle) throttle(ctx context.Context, reg *registry.Postgres, t registry.TenantInfo) (*registry.Override, error) {
 	plans, err := reg.ListPlans(ctx)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(plans, func(p registry.Plan) bool { return p.Name == plan })
+	i := slices.IndexFunc(plans, func(p registry.Plan) bool { return p.Name == t.Plan })
 	if i < 0 {
-		return nil, fmt.Errorf("%w: %s", registry.ErrPlanNotFound, strconv.Quote(plan))
+		return nil, fmt.Errorf("%w: %s", registry.ErrPlanNotFound, strconv.Quote(t.Plan))
+	}
+	now, has := time.Now(), plans[i].Rate
+	if t.Override.InForce(now) && t.Override.Rate > 0 {
+		has = t.Override.Rate
 	}
 	o := &registry.Override{
-		MaxConns: c.MaxConns, Weight: c.Weight, Rate: 10, Reason: string(c.Reason), Expires: time.Now().Add(c.For),
+		MaxConns: c.MaxConns, Weight: c.Weight, Rate: 10, Reason: string(c.Reason), Expires: now.Add(c.For),
 	}
 	switch {
 	case c.Rate != nil:
 		o.Rate = *c.Rate
-	case plans[i].Rate > 0:
-		o.Rate = max(plans[i].Rate/10, min(plans[i].Rate, 1))
+	case has > 0:
+		o.Rate = max(has/10, min(has, 1))
 	}
 	if c.Burst != nil {
 		o.Burst = *c.Burst
 	}
 	if o.Reason == "" {
 		o.Reason = "throttled"
-	}
-	if before != nil {
-		o.StatementTimeout, o.WorkMemKB = before.StatementTimeout, before.WorkMemKB
 	}
 	return o, nil
 }

@@ -134,11 +134,11 @@ func TestANoisyTenantIsFoundStoppedAndThrottled(t *testing.T) {
 	f.ok(t, "tenant", "override", "noisy", "--statement-timeout", "2m", "--rate", "4000")
 	r := f.run(t, "", "tenant", "throttle", "noisy", "--rate", "3", "--for", "30m", "--reason", "loops")
 	require.Zero(t, r.code, r.notes)
-	require.Regexp(t, `^tenant "noisy" is throttled: statement timeout 2m0s, max conns 1, rate 3/s, weight 1, until .*, because of: loops\n$`, r.out)
-	require.Contains(t, r.notes, "replaces its override: statement timeout 2m0s, rate 4000/s, never expires")
+	require.Regexp(t, `^tenant "noisy" is throttled: max conns 1, rate 3/s, weight 1, until .*, because of: loops\n$`, r.out)
+	require.Contains(t, r.notes, "its override stays, below the throttle: statement timeout 2m0s, rate 4000/s, never expires")
 	require.Eventually(t, limited, 2*time.Second, time.Millisecond)
 	require.Contains(t, f.ok(t, "registry", "audit-log", "--subject", "noisy", "--limit", "1"), "loops")
-	require.Contains(t, f.ok(t, "tenant", "throttle", "noisy", "--clear"), "back on its plan's limits")
+	require.Contains(t, f.ok(t, "tenant", "throttle", "noisy", "--clear"), "back on its override: statement timeout 2m0s, rate 4000/s, never expires")
 	require.Eventually(t, func() bool {
 		for range 50 { // more than the throttled rate lets through
 			if limited() {
@@ -147,6 +147,7 @@ func TestANoisyTenantIsFoundStoppedAndThrottled(t *testing.T) {
 		}
 		return true
 	}, 5*time.Second, 10*time.Millisecond)
+	require.Contains(t, f.ok(t, "tenant", "override", "noisy", "--clear"), "back on its plan's limits")
 	require.Contains(t, f.ok(t, "tenant", "throttle", "noisy"), "max conns 1, rate 500/s, weight 1", "a tenth of its plan's")
 	f.ok(t, "tenant", "kill", "mild", "--older-than", "0s")
 	requireCode(t, receive(t, mild), "57014")

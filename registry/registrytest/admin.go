@@ -23,6 +23,7 @@ var administration = map[string]trial{
 	"RemovedTenantsAreNotRoutedAndComeBack":    {mutable, removeAndRestore},
 	"APurgeNeedsADisabledTenantAndItsID":       {mutable, purgeIsGuarded},
 	"OverridesReplaceLimitsUntilTheyExpire":    {mutable, overrides},
+	"AThrottleIsAboveTheOverrideForAWhile":     {mutable, throttles},
 	"SlugsChangeAndIDsDoNot":                   {mutable | strangers, slugs},
 	"TenantsAreListedInPages":                  {mutable | anyShards, listing},
 	"EachChangeIsRecordedWithItsActor":         {mutable | anyShards, auditing},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -158,7 +159,8 @@ func exporting(t *testing.T, h Harness) {
 
 func overcommit(t *testing.T, h Harness) {
 	store, ctx := h.New(t, fleet()), t.Context()
-	require.NoError(t, store.SetOverride(ctx, "acme", &registry.Override{MaxConns: 7}))
+	require.NoError(t, store.SetOverride(ctx, "acme", &registry.Override{MaxConns: 9}))
+	require.NoError(t, store.SetThrottle(ctx, "acme", &registry.Override{MaxConns: 7, Expires: time.Now().Add(time.Hour)}))
 	require.NoError(t, store.UpdateShard(ctx, "s2", func(s *registry.Shard) {
 		s.Labels = map[string]string{registry.SlotsLabel: "99", registry.MemoryLabel: "1GB"}
 	}))

@@ -115,6 +115,75 @@ func overrides(t *testing.T, h Harness) {
 	require.ErrorIs(t, store.SetOverride(ctx, "unknown", nil), resolver.ErrTenantNotFound)
 }
 
+func throttles(t *testing.T, h Harness) {
+	store, ctx := h.New(t, fleet()), t.Context()
+	base := lookup(t, store, "beta").Plan
+	holds := func(want resolver.Plan, why string) {
+		t.Helper()
+		require.Equal(t, want, lookup(t, store, "beta").Plan, why)
+	}
+	hour := time.Now().Add(time.Hour)
+	require.NoError(t, store.SetThrottle(ctx, "beta", &registry.Override{MaxConns: 1, Expires: hour, Reason: "a loop"}))
+	throttled := base
+	throttled.MaxConns = 1
+	holds(throttled, "above a plan")
+	log, err := store.Audit(ctx, registry.AuditFilter{Subject: "beta", Limit: 1})
+	require.NoError(t, err)
+	require.Equal(t, []string{"set_throttle", "a loop"}, []string{log[0].Action, log[0].Note})
+	require.Contains(t, log[0].After, "throttle")
+	require.Nil(t, info(t, store, "beta").Override)
+
+	o := &registry.Override{StatementTimeout: resolver.Unlimited, MaxConns: 9, Rate: 900, Burst: 7}
+	require.NoError(t, store.SetOverride(ctx, "beta", o))
+	throttled.StatementTimeout, throttled.Rate, throttled.Burst = resolver.Unlimited, 900, 7
+	holds(throttled, "an override goes below it, and holds in what it does not limit")
+	require.NoError(t, store.SetThrottle(ctx, "beta", &registry.Override{Rate: 2, Expires: hour}))
+	throttled.MaxConns, throttled.Rate, throttled.Burst = 9, 2, 0
+	holds(throttled, "another one replaces it whole, and not the override")
+	require.NoError(t, store.SetTenantPlan(ctx, "beta", "growth"))
+	require.NoError(t, store.SetTenantPlan(ctx, "beta", base.Name))
+	require.NoError(t, store.PutTenant(ctx, info(t, store, "beta").Tenant))
+	holds(throttled, "other changes leave both alone")
+	require.Equal(t, o, info(t, store, "beta").Override)
+	require.Equal(t, &registry.Override{Rate: 2, Expires: hour.UTC().Truncate(time.Microsecond)}, info(t, store, "beta").Throttle)
+	found, err := store.ListTenants(ctx, registry.TenantFilter{})
+	require.NoError(t, err)
+	require.Contains(t, found, info(t, store, "beta"))
+
+	require.NoError(t, store.SetThrottle(ctx, "beta", &registry.Override{MaxConns: 1, Expires: time.Now().Add(300 * time.Millisecond)}))
+	free := base
+	free.StatementTimeout, free.MaxConns, free.Rate, free.Burst = resolver.Unlimited, 9, 900, 7
+	require.Eventually(t, func() bool { return lookup(t, store, "beta").Plan == free }, 20*time.Second, 10*time.Millisecond)
+	require.NotNil(t, info(t, store, "beta").Throttle, "expired or not")
+	require.NoError(t, store.SetThrottle(ctx, "beta", &registry.Override{MaxConns: 1, Expires: hour}))
+	require.NoError(t, store.SetThrottle(ctx, "beta", nil))
+	holds(free, "the override, when it is cleared")
+	require.Nil(t, info(t, store, "beta").Throttle)
+
+	require.NoError(t, store.SetOverride(ctx, "beta", &registry.Override{MaxConns: 9, Expires: time.Now().Add(300 * time.Millisecond)}))
+	require.NoError(t, store.SetThrottle(ctx, "beta", &registry.Override{Weight: 1, Rate: 2, Expires: hour}))
+	throttled = base
+	throttled.Weight, throttled.Rate, throttled.Burst = 1, 2, 0
+	require.Eventually(t, func() bool { return lookup(t, store, "beta").Plan == throttled }, 20*time.Second, 10*time.Millisecond, "an override that ends below it")
+	require.NoError(t, store.SetThrottle(ctx, "beta", nil))
+	holds(base, "and does not come back")
+	require.NoError(t, store.SetThrottle(ctx, "beta", nil), "a second time is no error")
+	require.NoError(t, store.SetThrottle(ctx, "beta", &registry.Override{MaxConns: 1, Expires: hour}))
+	require.NoError(t, store.SetOverride(ctx, "beta", nil))
+	throttled = base
+	throttled.MaxConns = 1
+	holds(throttled, "no override is left, and the throttle goes on")
+	for _, bad := range []*registry.Override{
+		{MaxConns: 1}, {Expires: hour}, {MaxConns: -1, Expires: hour}, {MaxConns: 1, Expires: time.Now().Add(-time.Second)},
+		{MaxConns: 1, Expires: hour, Reason: "a\nb"},
+	} {
+		require.ErrorIs(t, store.SetThrottle(ctx, "beta", bad), registry.ErrInvalid, "%+v", bad)
+	}
+	require.ErrorIs(t, store.SetThrottle(ctx, "unknown", nil), resolver.ErrTenantNotFound)
+	require.NoError(t, store.RemoveTenant(ctx, "beta"))
+	require.ErrorContains(t, store.SetThrottle(ctx, "beta", nil), "restore it first")
+}
+
 func slugs(t *testing.T, h Harness) {
 	store, ctx := h.New(t, fleet()), t.Context()
 	require.NoError(t, store.SetTenantSlug(ctx, uuid, "big-corp"))
