@@ -103,6 +103,24 @@ func TestHealthFailsForAShardThatHasAProblem(t *testing.T) {
 	require.Empty(t, r.notes)
 }
 
+func TestHealthIsGoodForAServerAsItComes(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	require.NoError(t, server.Exec(t.Context(), "postgres", "create role app login"))
+	f := newFleet(t)
+	f.ok(t, "registry", "init")
+	f.ok(t, "shard", "add", "fresh", "--dsn", server.DSN("app", "postgres"), "--admin-dsn", server.DSN("postgres", "postgres"))
+	r := f.run(t, "", "shard", "health")
+	require.Zero(t, r.code, "%s%s", r.out, r.notes)
+	require.Regexp(t, `(?m)^fresh +ok .* replica$`, r.out)
+	require.Equal(t, "warning: shard \"fresh\": its wal_level is replica: tenants cannot be moved while they write; set it to logical and restart the server\n", r.notes)
+	shown := f.json(t, "shard", "health")["shards"].([]any)[0].(map[string]any)
+	require.Len(t, shown["warnings"], 1)
+	require.NotContains(t, shown, "problems")
+}
+
 func TestPromisesThatAShardCannotKeepAreWarnedOfWithNumbers(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"max_connections": "25", "wal_level": "logical"}})

@@ -9,12 +9,6 @@ import (
 	"github.com/sharded-pg/sharded-pg/registry/health"
 )
 
-// shownHealth is a report in JSON.
-type shownHealth struct {
-	health.Report
-	Warnings []string `json:"warnings,omitempty"`
-}
-
 type shardHealth struct {
 	Names []string `arg:"" optional:"" name:"name" help:"Shards to look at. Default: all."`
 }
@@ -35,10 +29,10 @@ func (c *shardHealth) Run(a *app) error {
 				shards = append(shards, s)
 			}
 		}
-		reports := make([]shownHealth, len(shards))
+		reports := make([]health.Report, len(shards))
 		var wg sync.WaitGroup
 		for i, s := range shards {
-			wg.Go(func() { reports[i].Report = health.Check(ctx, s.Shard, nil) })
+			wg.Go(func() { reports[i] = health.Check(ctx, s.Shard, nil) })
 		}
 		wg.Wait()
 		if err := overcommitted(ctx, reg, shards, reports); err != nil {
@@ -60,7 +54,7 @@ const unsized = "a pooler is in front of it, and how many connections its pool h
 	" to its default_pool_size, and keep sharded_max_conns of all programs together at or below that"
 
 // overcommitted adds warnings where plans promise more than the servers have, or than the shards' labels say.
-func overcommitted(ctx context.Context, reg *registry.Postgres, shards []registry.ShardInfo, reports []shownHealth) error {
+func overcommitted(ctx context.Context, reg *registry.Postgres, shards []registry.ShardInfo, reports []health.Report) error {
 	capacities := make(map[string]registry.Capacity, len(shards))
 	for i, s := range shards {
 		if c := s.Capacity(); c.Slots != 0 {
@@ -85,7 +79,7 @@ func overcommitted(ctx context.Context, reg *registry.Postgres, shards []registr
 	return nil
 }
 
-func (a *app) health(reports []shownHealth) {
+func (a *app) health(reports []health.Report) {
 	var rows [][]string
 	for _, r := range reports {
 		state := "ok"

@@ -47,7 +47,7 @@ func TestErrorsOfTheLibraryAreSpokenInCommands(t *testing.T) {
 	require.Greater(t, texts, 100, "the texts were found")
 }
 
-// errorTexts returns the texts that calls of Errorf, New, add and problem are given.
+// errorTexts returns the texts that calls of Errorf, New, add, problem and warning are given.
 func errorTexts(file *ast.File) (texts []string) {
 	ast.Inspect(file, func(n ast.Node) bool {
 		call, ok := n.(*ast.CallExpr)
@@ -62,7 +62,7 @@ func errorTexts(file *ast.File) (texts []string) {
 			name = f.Name
 		}
 		switch name {
-		case "Errorf", "New", "add", "problem", "refuse", "shardInUse":
+		case "Errorf", "New", "add", "problem", "warning", "refuse", "shardInUse":
 			for _, argument := range call.Args {
 				texts = append(texts, literals(argument)...)
 			}

@@ -53,11 +53,13 @@ func (o *Options) withDefaults() Options {
 	return out
 }
 
-// Report is what a shard's server said. Problems are sentences for an operator; none means that all is well.
+// Report is what a shard's server said. Problems are sentences for an operator; none means that all is well. Warnings are
+// what may well be right and should be known.
 type Report struct {
 	Shard     string        `json:"shard"`
 	Reachable bool          `json:"reachable"`
 	Problems  []string      `json:"problems,omitempty"`
+	Warnings  []string      `json:"warnings,omitempty"`
 	Pooled    bool          `json:"pooled,omitempty"`  // a pooler is in front, whose pool is what tenants can have
 	Version   int           `json:"version,omitempty"` // server_version_num
 	WALLevel  string        `json:"wal_level,omitempty"`
@@ -121,6 +123,10 @@ func Check(ctx context.Context, shard registry.Shard, opts *Options) Report {
 
 func (r *Report) problem(format string, args ...any) {
 	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+}
+
+func (r *Report) warning(format string, args ...any) {
+	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
 }
 
 // app checks the login of tenants' statements.
@@ -195,8 +201,8 @@ func (r *Report) judge(shard registry.Shard, o Options) {
 	if r.Replica {
 		r.problem("its server is a replica and refuses writes: point the DSN at the primary")
 	}
-	if r.WALLevel != "logical" {
-		r.problem("its wal_level is %s: tenants cannot be moved while they write; set it to logical and restart the server", r.WALLevel)
+	if r.WALLevel != "logical" { // as a server comes
+		r.warning("its wal_level is %s: tenants cannot be moved while they write; set it to logical and restart the server", r.WALLevel)
 	}
 	if shard.MaxBytes > 0 && r.Bytes > shard.MaxBytes {
 		r.problem("its databases hold %d bytes, more than its max bytes %d: it takes no more tenants", r.Bytes, shard.MaxBytes)

@@ -31,6 +31,7 @@ func TestAHealthyShardHasNoProblems(t *testing.T) {
 		Timeout: time.Minute, MinFreeDisk: 10, FreeDisk: func(context.Context, string) (int64, error) { return 11, nil },
 	})
 	require.Empty(t, report.Problems)
+	require.Empty(t, report.Warnings)
 	require.True(t, report.Reachable)
 	require.Equal(t, "logical", report.WALLevel)
 	require.Equal(t, 30, report.MaxConns)
@@ -123,12 +124,14 @@ func TestEachProblemIsNamed(t *testing.T) {
 	})
 	text := fmt.Sprint(report.Problems)
 	for _, problem := range []string{
-		"has BYPASSRLS", "owns tables", "oldest supported major is 99", "wal_level is replica", "more than its max bytes 1", "connections are free",
+		"has BYPASSRLS", "owns tables", "oldest supported major is 99", "more than its max bytes 1", "connections are free",
 		"11 bytes of its disk",
 	} {
 		require.Contains(t, text, problem)
 	}
 	require.NotContains(t, text, "is a superuser")
+	require.Equal(t, []string{"its wal_level is replica: tenants cannot be moved while they write; set it to logical and restart the server"}, report.Warnings)
+	require.NotContains(t, text, "wal_level", "a server comes with it")
 	shard.AdminDSN = ""
 	report = health.Check(t.Context(), shard, &health.Options{Timeout: time.Minute, FreeDisk: func(context.Context, string) (int64, error) {
 		return 0, errors.New("the provider is down")
