@@ -3,7 +3,8 @@
 // # What to know
 //
 //   - Open the *sql.DB first and hand it over as Conn. With DriverName instead, GORM does not know the name and leaves out
-//     what it does for pgx: the setting PreferSimpleProtocol, and how its migrator reads the catalog.
+//     what it does for pgx: its migrator then fails in a transaction that changes a table twice, as it does with PrepareStmt
+//     (0A000, a cached plan). Migrate outside of one, or with a *gorm.DB without PrepareStmt.
 //   - Every call needs WithContext. A call without it has no tenant and fails with ErrNoTenant. In Transaction, use the
 //     *gorm.DB that the function is given: it carries the context.
 //   - gorm.Open pings without a tenant. That asks the registry, so gorm.Open fails while the registry is down; the

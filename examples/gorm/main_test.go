@@ -196,6 +196,31 @@ func TestShardsAreMigratedForAllTheirTenants(t *testing.T) {
 	require.ErrorContains(t, err, "42501", "a shared tenant may not change what others use")
 }
 
+func TestMigratingATableTwiceInATransactionNeedsConnAndNoPrepareStmt(t *testing.T) {
+	t.Parallel()
+	f := fleettest.New(t)
+	migrate := func(prepare bool, config postgres.Config) error {
+		db, err := gorm.Open(postgres.New(config), &gorm.Config{Logger: logger.Discard, PrepareStmt: prepare})
+		require.NoError(t, err)
+		pool, err := db.DB()
+		require.NoError(t, err)
+		f.Close(pool)
+		return db.WithContext(f.As("initech")).Transaction(func(tx *gorm.DB) error {
+			for _, table := range []any{&struct{ ID int64 }{}, &struct{ A int }{}, &struct{ B int }{}} {
+				if err := tx.Table("things").AutoMigrate(table); err != nil {
+					return err
+				}
+			}
+			return tx.Migrator().DropTable("things")
+		})
+	}
+	pool, err := sql.Open(shardedpg.DriverName, f.DSN)
+	require.NoError(t, err)
+	require.NoError(t, migrate(false, postgres.Config{Conn: pool}))
+	require.ErrorContains(t, migrate(true, postgres.Config{Conn: pool}), "0A000")
+	require.ErrorContains(t, migrate(false, postgres.Config{DriverName: shardedpg.DriverName, DSN: f.DSN}), "0A000")
+}
+
 func TestTablesMayChangeUnderLoad(t *testing.T) {
 	t.Parallel()
 	f, db := newShop(t)
