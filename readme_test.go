@@ -88,18 +88,42 @@ func TestGoCodeInDocumentsIsGo(t *testing.T) {
 
 func TestLinksInDocumentsLeadSomewhere(t *testing.T) {
 	t.Parallel()
-	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
-	for _, file := range documents(t) {
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+	link := regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)\s]+))?(?: "[^"]*")?\)`)
+	others := []string{"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md", "cmd/tenantlint/README.md"}
+	for _, file := range append(documents(t), others...) {
+		for _, m := range link.FindAllStringSubmatch(prose(t, file), -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
-			_, err := os.Stat(filepath.Join(filepath.Dir(file), m[1]))
+			target := file
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(file), m[1])
+			}
+			_, err := os.Stat(target)
 			require.NoError(t, err, "a link of %s", file)
+			if m[2] != "" {
+				require.Contains(t, anchors(t, target), m[2], "a link of %s to %s", file, target)
+			}
 		}
 	}
+}
+
+// prose is a document without its blocks of code.
+func prose(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return fenced.ReplaceAllString(string(text), "")
+}
+
+// anchors are the names by which the headings of a document can be linked to.
+func anchors(t *testing.T, file string) (names []string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(prose(t, file), -1) {
+		plain := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names = append(names, strings.ReplaceAll(plain, " ", "-"))
+	}
+	return names
 }
 
 func TestOperationsPageNamesEveryErrorAndOption(t *testing.T) {
