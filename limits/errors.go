@@ -36,7 +36,7 @@ func (s *Slots) overfull(t *tenant) error {
 	case t.queued >= s.cfg.TenantQueue:
 		t.plan.TenantBusy++
 		return &RefusedError{RetryAfter: t.pace.until(t.queued), err: fmt.Errorf("%w: %d statements wait for the %d connections that "+
-			"it may have, the most that may wait; retry later, or raise max_conns of plan %q", ErrTenantBusy, t.queued, t.limit, t.plan.name)}
+			"it may have, the most that may wait; retry later, or raise %s", ErrTenantBusy, t.queued, t.limit, s.maxConns(t))}
 	case s.waiting >= s.cfg.ShardQueue:
 		t.plan.ShardBusy++
 		return &RefusedError{RetryAfter: s.pace.until(s.waiting), err: fmt.Errorf("%w: %d statements wait for its %d slots, the most that "+
@@ -64,7 +64,7 @@ func (s *Slots) inVain(t *tenant, w *waiter, ctxErr error) error {
 		t.plan.TenantBusy++
 		r.RetryAfter = t.pace.until(t.queued + 1)
 		r.err = fmt.Errorf("%w: all %d connections that it may have were in use for %v, and %d statements still wait; retry later, "+
-			"shorten its transactions, or raise max_conns of plan %q%s", ErrTenantBusy, t.limit, waited, t.queued, t.plan.name, s.shareNote(t))
+			"shorten its transactions, or raise %s", ErrTenantBusy, t.limit, waited, t.queued, s.maxConns(t))
 	} else {
 		t.plan.ShardBusy++
 		r.RetryAfter = s.pace.until(s.waiting + 1)
@@ -88,16 +88,17 @@ func (s *Slots) stuck(t *tenant) error {
 	}
 	t.plan.TenantBusy++
 	return &RefusedError{err: fmt.Errorf("%w: its %d connections "+held+"; if the caller of this statement holds one, it would wait for "+
-		"itself: use the transaction for it, or close the rows first; otherwise do nothing slow inside a transaction, or raise "+
-		"max_conns of plan %q%s", ErrTenantBusy, t.limit, stuckAfter, t.plan.name, s.shareNote(t))}
+		"itself: use the transaction for it, or close the rows first; otherwise do nothing slow inside a transaction, or raise %s",
+		ErrTenantBusy, t.limit, stuckAfter, s.maxConns(t))}
 }
 
-// shareNote says that more connections in the plan would not help.
-func (s *Slots) shareNote(t *tenant) string {
+// maxConns names what keeps the tenant from more connections. Whether the plan says so or what is above it is not known here.
+func (s *Slots) maxConns(t *tenant) string {
+	what := fmt.Sprintf("max_conns of plan %q", t.plan.name)
 	if t.limit < s.share {
-		return ""
+		return what + ", or of the tenant's override or throttle"
 	}
-	return fmt.Sprintf(" and sharded_tenant_share, of which %d of %d slots is what one tenant may have", s.share, s.cfg.Size)
+	return fmt.Sprintf("%s and sharded_tenant_share, of which %d of %d slots is what one tenant may have", what, s.share, s.cfg.Size)
 }
 
 func (s *Slots) rateLimited(r *Request, after time.Duration) error {
@@ -105,5 +106,6 @@ func (s *Slots) rateLimited(r *Request, after time.Duration) error {
 	s.counts(r.Plan).RateLimited++
 	s.mu.Unlock()
 	return &RefusedError{RetryAfter: after, err: fmt.Errorf("%w: it sends more than the %v statements per second of plan %q; retry in %v, "+
-		"send fewer, or raise the rate", ErrRateLimited, r.Rate, r.Plan, after.Round(time.Millisecond))}
+		"send fewer, or raise the rate of the plan, or of the tenant's override or throttle", ErrRateLimited, r.Rate, r.Plan,
+		after.Round(time.Millisecond))}
 }

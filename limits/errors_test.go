@@ -79,6 +79,7 @@ func TestQueuesHaveAnEnd(t *testing.T) {
 		err := d.one().err
 		require.ErrorIs(t, err, limits.ErrTenantBusy)
 		require.ErrorContains(t, err, "2 statements wait for the 1 connections")
+		require.ErrorContains(t, err, `plan "test" and sharded_tenant_share`)
 		d.queue(t.Context(), request("globex", 1, 1), 0)
 		require.Empty(t, d.next())
 		d.queue(t.Context(), request("initech", 1, 1), 0)
@@ -121,6 +122,7 @@ func TestATenantThatWaitsForItselfIsTold(t *testing.T) {
 		_, err := s.Acquire(t.Context(), request("acme", 2, 1))
 		require.ErrorIs(t, err, limits.ErrTenantBusy)
 		require.ErrorContains(t, err, "its 2 connections have been held for 2s with nothing running on them")
+		require.ErrorContains(t, err, `raise max_conns of plan "test", or of the tenant's override or throttle`)
 		require.NotContains(t, err.Error(), "sharded_tenant_share", "the plan is what limits it")
 		require.Zero(t, retryAfter(t, err))
 		require.LessOrEqual(t, time.Since(start), 4*time.Second)

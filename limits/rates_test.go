@@ -28,6 +28,7 @@ func TestARateIsRefusedWithTheTimeUntilTheNextStatement(t *testing.T) {
 		_, err := s.Acquire(t.Context(), r)
 		require.ErrorIs(t, err, limits.ErrRateLimited)
 		require.ErrorContains(t, err, `more than the 5 statements per second of plan "test"; retry in 200ms`)
+		require.ErrorContains(t, err, "or of the tenant's override or throttle")
 		require.InDelta(t, 200*time.Millisecond, retryAfter(t, err), float64(time.Millisecond))
 		require.EqualValues(t, 1, s.Stats().RateLimited)
 		require.Zero(t, s.Stats().Used)
