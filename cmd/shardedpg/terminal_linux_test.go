@@ -243,6 +243,22 @@ func TestTopFitsOnTheTerminal(t *testing.T) {
 	require.Contains(t, f.run(t, "", "top", "--once", "--interval", "200ms").out, long, "whole where there is room")
 }
 
+func TestTopSaysWhyAShardIsMissingHoweverNarrowTheTerminal(t *testing.T) {
+	t.Parallel()
+	f := ready(t)
+	f.ok(t, "registry", "apply", "-f", written(t, "shards:\n  gone: {dsn: 'host=/nowhere/at/all user=app'}\n"))
+	term := f.on(t, 60, "top", "--interval", "200ms")
+	require.Eventually(t, func() bool { return strings.Count(term.text(), clearScreen) >= 3 }, 30*time.Second, 2*time.Millisecond)
+	term.press("\x03")
+	require.Zero(t, term.ends())
+	table := escapes.ReplaceAllString(strings.Split(term.text(), clearScreen)[2], "")
+	seen := make([]string, 0, 24)
+	for line := range strings.SplitSeq(table, "\r\n") {
+		seen = append(seen, text.Trim(line, 60))
+	}
+	require.Contains(t, strings.Join(seen, " "), "connect: no such file or directory")
+}
+
 func TestCtrlZDoesNotLeaveTheShellOnTopsScreen(t *testing.T) {
 	t.Parallel()
 	f := ready(t)

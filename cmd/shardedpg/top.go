@@ -151,6 +151,9 @@ func (a *app) busy(b busy, lines, columns int) {
 	if slices.ContainsFunc(b.Tenants, func(l *load) bool { return l.unmarked }) {
 		below = append(below, "(untagged): programs open the registry without sharded_tag=on, so the server does not know their tenants")
 	}
+	if whole := wrapped(below, columns); len(whole) <= lines/2 { // the reason is at the end
+		below = whole
+	}
 	if room := max(lines-headings-1, 1); len(below) > room { // one tenant at least
 		below = append(below[:room-1], fmt.Sprintf("and %d lines more: shardedpg top --once", len(below)-room+1))
 	}
@@ -168,6 +171,15 @@ func (a *app) busy(b busy, lines, columns int) {
 	for _, line := range below {
 		a.say("%s", line)
 	}
+}
+
+func wrapped(lines []string, columns int) (all []string) {
+	for _, line := range lines {
+		for part := range strings.SplitSeq(text.WrapSoft(line, columns), "\n") {
+			all = append(all, strings.TrimRight(part, " "))
+		}
+	}
+	return all
 }
 
 // fit cuts the names of tenants, the second cells, where they would push the numbers behind them off the screen. A UUID stays whole:

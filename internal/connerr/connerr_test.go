@@ -1,7 +1,9 @@
 package connerr_test
 
 import (
+	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -44,6 +46,17 @@ func TestAServerThatIsDownIsNamedOnceWithoutTheDSN(t *testing.T) {
 	err = connect(t, "host="+host+","+host+" port="+port+",1 user=nobody sslmode=disable")
 	require.Equal(t, 2, strings.Count(err.Error(), "connection refused"), "two servers are two reasons")
 	require.NotContains(t, err.Error(), "\n")
+}
+
+func TestANameThatIsNotKnownIsSaidOnceOnOneLine(t *testing.T) {
+	t.Parallel()
+	config, err := pgx.ParseConfig("host=nowhere.invalid user=nobody") // with TLS, and without
+	require.NoError(t, err)
+	config.LookupFunc = func(_ context.Context, host string) ([]string, error) {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	_, err = pgx.ConnectConfig(t.Context(), config)
+	require.EqualError(t, connerr.Reason(err), "lookup nowhere.invalid: no such host")
 }
 
 func TestWhatAServerAnsweredIsKept(t *testing.T) {
