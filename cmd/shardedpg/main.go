@@ -45,7 +45,7 @@ type commands struct {
 		ReadOnly  tenantReadOnly  `cmd:"" name:"readonly" help:"Refuse a tenant's writes."`
 		Plan      tenantPlan      `cmd:"" help:"Put a tenant on another plan."`
 		Override  tenantOverride  `cmd:"" help:"Replace limits of one tenant's plan, for a while or for good."`
-		Kill      tenantKill      `cmd:"" help:"Cancel the statements of a tenant that run on its shard, or end its sessions."`
+		Kill      tenantKill      `cmd:"" help:"Cancel the statements of a tenant that run on its shard, or end its sessions. Programs say whose a session is with sharded_tag=on."`
 		Throttle  tenantThrottle  `cmd:"" help:"Give a tenant one connection and little of its rate, for a while."`
 		Slug      tenantSlug      `cmd:"" help:"Give a tenant a second name for people. Nothing is routed by it."`
 		Provision tenantProvision `cmd:"" help:"Make what a tenant's model needs on its shard, or what is missing of it."`
@@ -53,7 +53,7 @@ type commands struct {
 		Purge     tenantPurge     `cmd:"" help:"Destroy a tenant's data for good."`
 	} `cmd:"" help:"Customers: where they live and what they may."`
 
-	Top top `cmd:"" help:"Show which tenants keep the servers busy now, and what they wait for."`
+	Top top `cmd:"" help:"Show which tenants keep the servers busy now, and what they wait for, until Ctrl-C. Programs say whose a session is with sharded_tag=on."`
 
 	Plan struct {
 		List planList `cmd:"" help:"List plans."`

@@ -38,7 +38,7 @@ func (a *app) showShard(ctx context.Context, reg *registry.Postgres, name, done 
 type shardAdd struct {
 	shardName
 	DSN        string            `required:"" placeholder:"DSN" help:"What tenants' statements use. $${NAME} in it stands for an environment variable, read where the DSN is used: so the registry holds no password. Put single quotes around it."`
-	AdminDSN   string            `placeholder:"DSN" help:"What provisioning and health checks use. Without it only the model shared works, as far as the login may."`
+	AdminDSN   string            `placeholder:"DSN" help:"What an administrator connects with: provisioning, rls and ShardDB need it; health, top and tenant kill see more with it."`
 	Region     string            `help:"Where it is, for tenants that must be there."`
 	Label      map[string]string `placeholder:"NAME=VALUE" mapsep:"," help:"What tenants may ask for; may be repeated. capacity.memory=48GB is what the server has for work_mem, capacity.slots=200 what a pooler in front allows: status and health compare."`
 	MaxTenants most              `placeholder:"N" help:"How many tenants it takes, or unlimited. Default 500."`
