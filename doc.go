@@ -127,7 +127,7 @@
 //		return errTooSlowForPlan // and not cancelled by us
 //	}
 //
-// Waiting for a slot is limited by the context and by Config.AcquireTimeout, and ends with [ErrShardBusy].
+// Waiting for a slot is limited by the context and by Config.AcquireTimeout, and ends with [ErrTenantBusy] or [ErrShardBusy].
 //
 // # Work that belongs to no tenant
 //

@@ -1,7 +1,7 @@
 // Package otelshard shows what the driver does to OpenTelemetry: a span for each statement, and metrics, by the conventions
 // for database clients where they have a name for it.
 //
-//	cfg, err := shardedpg.ParseDSN(os.Getenv("DATABASE_URL"))
+//	cfg, err := shardedpg.ParseDSN(os.Getenv("REGISTRY_DSN"))
 //	connector, err := otelshard.NewConnector(cfg, otelshard.Options{})
 //	db := sql.OpenDB(connector)
 //

@@ -4,7 +4,7 @@
 //		Redis:    &redis.UniversalOptions{Addrs: []string{"redis:6379"}},
 //		Programs: 12, // that share the rates
 //	})
-//	cfg, err := shardedpg.ParseDSN(os.Getenv("DATABASE_URL"))
+//	cfg, err := shardedpg.ParseDSN(os.Getenv("REGISTRY_DSN"))
 //	cfg.RateLimiter = limiter
 //	connector, err := shardedpg.NewConnector(cfg)
 //
