@@ -315,6 +315,53 @@ func TestWhoLeavesIsNotKeptByAResetThatIsNotAnswered(t *testing.T) {
 	f.requireNotes(f.a, f.db, notesOfA)
 }
 
+// resetting are as many connections to a shard as it has slots, idle, and resets on them that are not answered.
+func resetting(t *testing.T) (*fleet, *pgtest.Proxy) {
+	t.Helper()
+	f, proxy := halved(t)
+	var conns []*sql.Conn
+	for range 4 {
+		conn := f.conn(f.a)
+		f.exec(f.a, conn, "set work_mem = '5MB'")
+		conns = append(conns, conn)
+	}
+	proxy.Stall(true)
+	for _, conn := range conns {
+		require.NoError(t, conn.Close())
+	}
+	require.Equal(t, 4, f.backends("far").Idle)
+	return f, proxy
+}
+
+func TestWhoLeavesInFrontOfAResetTakesNoOtherConnectionAlong(t *testing.T) {
+	t.Parallel()
+	f, proxy := resetting(t)
+	ctx, cancel := context.WithCancel(f.a)
+	defer cancel()
+	done := make(chan error)
+	go func() {
+		_, err := f.db.ExecContext(ctx, "select 1")
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return f.slotsOf("far").Used == 1 }, 10*time.Second, time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	require.EqualValues(t, 1, f.backends("far").Drops)
+	proxy.Stall(false)
+	f.requireNotes(f.a, f.db, notesOfA)
+	require.EqualValues(t, 4, f.backends("far").Connects)
+}
+
+func TestResetsThatAreNotAnsweredAreWaitedForOnce(t *testing.T) {
+	t.Parallel()
+	f, proxy := resetting(t)
+	begin := time.Now()
+	_, err := f.db.ExecContext(f.a, "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	require.Less(t, time.Since(begin), 3*2*time.Second, "as long as connecting may take, and then for connecting")
+	proxy.Stall(false)
+}
+
 func TestAServerThatRefusesALoginIsNotDead(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{

@@ -132,7 +132,8 @@ func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot
 				continue
 			}
 		}
-		if err != nil || !p.outdated(b) && (b.fresh || p.usable(ctx, b)) {
+		limit := time.Now().Add(p.cfg.ConnectTimeout)
+		if err != nil || !p.outdated(b) && (b.fresh || p.usable(ctx, b, limit)) {
 			slot.End()
 			if err != nil {
 				p.Release(slot)
@@ -143,6 +144,14 @@ func (p *Pool) Checkout(ctx context.Context, key Key, s *rls.Settings, slot Slot
 		}
 		p.drops.Add(1)
 		p.close(b)
+		switch err := ctx.Err(); {
+		case err != nil: // that its answer is not waited for any more says nothing of the other connections
+			slot.End()
+			p.Release(slot)
+			return nil, cause(err)
+		case time.Now().After(limit): // it was waited for as long as connecting may take: the others would not answer either
+			p.Flush()
+		}
 	}
 }
 
@@ -187,10 +196,10 @@ func (p *Pool) connectFor(ctx context.Context, w *want, s rls.Settings, slot Slo
 	return a.made, pending, a.err
 }
 
-// usable reports whether an idle backend may be used, and waits for a reset of it that is under way.
-func (p *Pool) usable(ctx context.Context, b *Backend) bool {
+// usable reports whether an idle backend may be used, and waits until the limit for a reset of it that is under way.
+func (p *Pool) usable(ctx context.Context, b *Backend, limit time.Time) bool {
 	deadline, ok := ctx.Deadline()
-	if limit := time.Now().Add(p.cfg.ConnectTimeout); !ok || limit.Before(deadline) {
+	if !ok || limit.Before(deadline) {
 		deadline = limit
 	}
 	return b.settle(ctx, deadline) && b.peek.quiet() && p.current(b)
