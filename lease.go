@@ -47,8 +47,14 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		if err := c.turn(ctx, tenant); err != nil {
+	return c.lodge(ctx, tenant, false)
+}
+
+// lodge takes a slot and a backend, wherever the tenant lives. Its statement may have been counted before.
+func (c *Conn) lodge(ctx context.Context, tenant string, counted bool) (*backend.Backend, error) {
+	l := &c.lease
+	for ; ; counted = true {
+		if err := c.turn(ctx, tenant, counted); err != nil {
 			return nil, err
 		}
 		l.settings = rls.For(l.route)
@@ -64,8 +70,8 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 
 // turn takes a slot for the tenant. Who has waited for it looks again: the tenant may have been disabled meanwhile, or be elsewhere, and
 // those who move it do not wait for our queue.
-func (c *Conn) turn(ctx context.Context, tenant string) error {
-	for {
+func (c *Conn) turn(ctx context.Context, tenant string, counted bool) error {
+	for ; ; counted = true {
 		route, err := c.c.route(ctx, tenant) // 2
 		if err != nil {
 			return err
@@ -78,7 +84,9 @@ func (c *Conn) turn(ctx context.Context, tenant string) error {
 			return backendError(err, tenant, s.name)
 		}
 		came := time.Now()
-		slot, err := s.slots.Acquire(ctx, slotRequest(tenant, route)) // 3
+		request := slotRequest(tenant, route)
+		request.Counted = counted
+		slot, err := s.slots.Acquire(ctx, request) // 3
 		if err != nil {
 			return slotError(err, tenant, s.name)
 		}
@@ -190,7 +198,7 @@ func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 	tenant := c.lease.tenant
 	b, err := c.checkout(ctx)
 	if errors.Is(err, backend.ErrClosed) && !c.tx.open { // the shard has another address, and of the session nothing is left
-		return c.acquire(SwitchTenant(ctx, tenant))
+		return c.lodge(ctx, tenant, true) // on a connection that is held nothing is refused
 	}
 	if err != nil || !c.tx.open {
 		return b, err

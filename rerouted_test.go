@@ -35,6 +35,12 @@ func (s *memoryStore) readdress() {
 	}
 }
 
+// oneStatement is what the rate of tenant A has room for: one that is counted again is refused.
+func oneStatement(_ *fleet, routes map[string]*resolver.Route) {
+	plan := &routes[tenantA].Plan
+	plan.Rate, plan.Burst = 0.001, 1
+}
+
 const lateSQL = "select exists (select from orders where note = 'late')"
 
 // TestAStatementThatHasWaitedRunsByTheRouteOfNow: those who stop or move a tenant do not wait for the queues of all programs.
@@ -68,7 +74,7 @@ func TestAStatementThatHasWaitedRunsByTheRouteOfNow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFleet(t, fleetOptions{})
+			f := newFleet(t, fleetOptions{routes: oneStatement})
 			tx := f.begin(f.b)
 			f.requireNotes(f.b, tx, notesOfB)
 			done := make(chan error)
@@ -142,7 +148,7 @@ func TestNoStatementFailsWhileAShardsAddressChanges(t *testing.T) {
 
 func TestAConnThatHasLostItsConnectionGoesOnAtTheNewAddress(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 2 }})
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 2 }, routes: oneStatement})
 	conn := f.conn(f.a)
 	f.requireNotes(f.a, conn, notesOfA)
 	ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)

@@ -26,6 +26,8 @@ type Request struct {
 	Weight int     // turns in a round, at least 1
 	Rate   float64 // statements per second; 0 for no limit
 	Burst  int     // see [Statement]
+	// Counted: the rate has been asked for this statement, which comes to another queue.
+	Counted bool
 }
 
 // Slots are the rights to use one connection of a shard each. Safe for concurrent use. Acquire and Release do not allocate
@@ -73,7 +75,7 @@ type Slot struct{ t *tenant }
 // Release. An error is the context's, or a *[RefusedError] that matches ErrRateLimited, ErrTenantBusy or ErrShardBusy, and the
 // context's error as well if a deadline has passed in the queue.
 func (s *Slots) Acquire(ctx context.Context, r Request) (Slot, error) {
-	if r.Rate > 0 && s.cfg.Rates != nil {
+	if r.Rate > 0 && s.cfg.Rates != nil && !r.Counted {
 		if after := s.cfg.Rates.Take(ctx, Statement{Tenant: r.Tenant, Rate: r.Rate, Burst: r.Burst}); after > 0 {
 			return Slot{}, s.rateLimited(&r, after)
 		}
