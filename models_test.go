@@ -312,9 +312,10 @@ func TestReadOnlyTenantsReadAndDoNotWrite(t *testing.T) {
 func TestNothingOfAReadOnlyTenantOutlivesItsReadOnlyTransaction(t *testing.T) {
 	t.Parallel()
 	const write = "insert into probe values ('written', 1)"
+	quoted := strings.ReplaceAll(write, "'", "''")
 	f := newFleet(t, fleetOptions{
 		schema: []string{
-			"create procedure late_write() language plpgsql as 'begin commit; " + strings.ReplaceAll(write, "'", "''") + "; end'",
+			"create procedure late_write() language plpgsql as 'begin commit; " + quoted + "; end'",
 			"create procedure reads() language plpgsql as 'begin perform from probe; end'",
 		},
 		routes: func(f *fleet, routes map[string]*resolver.Route) {
@@ -325,6 +326,7 @@ func TestNothingOfAReadOnlyTenantOutlivesItsReadOnlyTransaction(t *testing.T) {
 	for _, text := range []string{
 		"select 1; commit; " + write, "commit; " + write, "rollback; " + write, "begin; commit; " + write, "begin; select 1; rollback; " + write,
 		"call late_write()", "do $$ begin rollback; " + write + "; end $$", "select 1; call late_write()",
+		"do 'begin roll'\n'back; " + quoted + "; end'", "do U&'begin !0063ommit; " + quoted + "; end' uescape '!'",
 	} {
 		_, err := f.db.ExecContext(f.a, text)
 		require.ErrorIs(t, err, shardedpg.ErrTenantReadOnly, text)
@@ -337,7 +339,21 @@ func TestNothingOfAReadOnlyTenantOutlivesItsReadOnlyTransaction(t *testing.T) {
 	}
 	conn := f.conn(f.a)
 	for _, in := range []bool{false, true} {
-		for _, end := range []string{"commit", "rollback"} {
+		for _, end := range []string{"commit", "rollback", "prepare transaction 'x'"} {
+			if in { // the answer is not waited for
+				require.Error(t, f.rawError(conn, func(ctx context.Context, c *pgx.Conn) error {
+					_, err := c.Exec(ctx, "begin")
+					require.NoError(t, err)
+					p := c.PgConn().StartPipeline(ctx)
+					p.SendQueryParams(end, nil, nil, nil, nil)
+					p.SendPipelineSync()
+					p.SendQueryParams("call late_write()", nil, nil, nil, nil)
+					require.NoError(t, p.Sync())
+					return p.Close()
+				}), end)
+				require.NoError(t, conn.Close())
+				conn = f.conn(f.a)
+			}
 			require.Error(t, f.rawError(conn, func(ctx context.Context, c *pgx.Conn) error {
 				if in {
 					_, err := c.Exec(ctx, "begin")

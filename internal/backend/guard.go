@@ -123,9 +123,9 @@ func (g *guard) finds(f sqllex.Finding) string {
 func (w *wire) outlives(kind byte, flags sqllex.Flags) bool {
 	seg := &w.segments[len(w.segments)-1]
 	behind := seg.ended && (kind == 'P' || kind == 'B' || kind == 'Q')
-	seg.ended = seg.ended || kind == 'B' && flags&sqllex.End != 0
+	seg.ended = seg.ended || kind == 'B' && flags&sqllex.TxControl != 0 && flags&sqllex.Begin == 0
 	return behind || flags&sqllex.Multi != 0 && flags&sqllex.TxControl != 0 ||
-		flags&sqllex.MayCommit != 0 && w.status == 'I' && w.begin == noBegin
+		flags&sqllex.MayCommit != 0 && (w.status == 'I' && w.begin == noBegin || w.moved())
 }
 
 // fronted reports whether the segment that is being written already has a prologue in front: then the unnamed statement of

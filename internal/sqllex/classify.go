@@ -218,7 +218,9 @@ func (s *scanner) token(tok token) {
 			st.head[st.tokens] = w
 		}
 		st.tokens++
-		st.commits = st.commits || st.head[0] == wDo && st.tokens > 1 && endsTransaction(s.lexer.src[s.from:s.lexer.pos])
+		if st.head[0] == wDo && st.tokens > 1 {
+			s.block(tok, s.lexer.src[s.from:s.lexer.pos])
+		}
 		if w != wOther {
 			s.inner(w)
 		}

@@ -56,14 +56,13 @@ func (st *statement) ddlFlags() Flags {
 	return Writes | StrictRefused
 }
 
-// endsTransaction reports whether the block that a DO is given may end a transaction, or call what does. No language hides these words in
-// what it executes; escapes do.
-func endsTransaction(block string) bool {
-	block = strings.ToLower(block)
+// block judges a part of what a DO is given: whether it may end a transaction, or call what does. No language hides these words in what it
+// executes; escapes do, and a string that goes on in another line.
+func (s *scanner) block(tok token, text string) {
+	st := &s.stmt
+	text = strings.ToLower(text)
+	st.commits = st.commits || tok == tokUnicode || s.lexer.escapes || tok == tokOther && st.prev == tokOther
 	for _, word := range []string{"call", "commit", "rollback", `\`} {
-		if strings.Contains(block, word) {
-			return true
-		}
+		st.commits = st.commits || strings.Contains(text, word)
 	}
-	return false
 }

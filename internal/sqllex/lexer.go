@@ -27,6 +27,7 @@ type lexer struct {
 	src          string
 	pos          int
 	unterminated bool // the text ended inside a string, identifier or comment
+	escapes      bool // there was an E'…'
 
 	buf [maxText]byte
 	n   int
@@ -169,6 +170,7 @@ func (l *lexer) quoted(quote byte) {
 // escapeString reads the rest of an E'…' string. A continuation of it on a later
 // line still honours backslashes, so it belongs to the same token.
 func (l *lexer) escapeString() {
+	l.escapes = true
 	for l.pos < len(l.src) {
 		c := l.src[l.pos]
 		l.pos++
