@@ -660,10 +660,14 @@ func TestAConnectionOfDblinkIsNotTheNextTenants(t *testing.T) {
 		"create extension dblink; grant execute on function dblink_connect_u(text), dblink_connect_u(text, text) to app",
 	}})
 	dsn := f.server.DSN("app", f.database) + " options='-c " + guc + "=acme'"
-	for _, text := range []string{"select dblink_connect_u('left', $1)", "select dblink_connect_u($1)"} {
+	for _, text := range []string{
+		"select dblink_connect_u('left', $d$" + dsn + "$d$)", "select dblink_connect_u($d$" + dsn + "$d$)",
+		`select U&"dblink\005fconnect_u"('left', $d$` + dsn + "$d$)",
+		"do $$ begin perform dblink_connect_u('left', $d$" + dsn + "$d$); end $$",
+	} {
 		for _, end := range []func(*sql.Tx) error{(*sql.Tx).Commit, (*sql.Tx).Rollback} {
 			tx := f.begin(f.a)
-			f.exec(f.a, tx, text, dsn)
+			f.exec(f.a, tx, text)
 			require.NoError(t, end(tx))
 			require.Empty(t, value[string](t, f.b, f.db, "select coalesce(array_to_string(dblink_get_connections(), ','), '')"))
 			_, err := f.db.ExecContext(f.b, "select * from dblink('select note from orders') as o (note text)")

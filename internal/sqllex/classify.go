@@ -63,8 +63,8 @@ const (
 	Unterminated
 	// MayCommit means: any statement is CALL, or DO with a block that may end the transaction that it runs in and go on in another.
 	MayCommit
-	// Lasting means: it names a function that opens, for its session, what no reset closes: a connection of dblink, a
-	// temporary replication slot.
+	// Lasting means: it, or a block that it is, names a function that opens, for its session, what no reset closes: a connection of
+	// dblink, a temporary replication slot.
 	Lasting
 )
 
@@ -202,6 +202,9 @@ func (s *scanner) token(tok token) {
 		// Escapes could spell any name.
 		s.refuse(OfUnicode, "")
 		s.sticky = true
+		if strings.HasSuffix(s.lexer.src[:s.lexer.pos], `"`) {
+			s.flags |= Lasting
+		}
 	case tokOpen:
 		st.depth++
 	case tokClose:

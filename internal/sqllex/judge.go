@@ -56,13 +56,18 @@ func (st *statement) ddlFlags() Flags {
 	return Writes | StrictRefused
 }
 
-// block judges a part of what a DO is given: whether it may end a transaction, or call what does. No language hides these words in what it
-// executes; escapes do, and a string that goes on in another line.
+// block judges a part of what a DO is given: whether it may end a transaction, or call what does, and whether it names what lasts. No
+// language hides these words in what it executes; escapes do, and a string that goes on in another line.
 func (s *scanner) block(tok token, text string) {
 	st := &s.stmt
 	text = strings.ToLower(text)
 	st.commits = st.commits || tok == tokUnicode || s.lexer.escapes || tok == tokOther && st.prev == tokOther
 	for _, word := range []string{"call", "commit", "rollback", `\`} {
 		st.commits = st.commits || strings.Contains(text, word)
+	}
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return r < 0x80 && !isIdentPart(byte(r)) }) {
+		if lookup([]byte(word)) == wLasting {
+			s.flags |= Lasting
+		}
 	}
 }
