@@ -21,5 +21,6 @@
 // # Transactions
 //
 // Statements inside transactions are counted and never refused, as in process: what they take too much is told to Redis with
-// the tenant's next question, and paid by its next ones in all programs, up to [limits.MaxDebt].
+// the tenant's next question, and paid by its next ones in all programs, up to [limits.MaxDebt]. Without Redis they are paid by those of
+// the same program.
 package redislimit

@@ -100,6 +100,9 @@ func (l *Limiter) Stats() Stats {
 
 // Take counts a statement and returns 0, or how long to wait before trying again.
 func (l *Limiter) Take(ctx context.Context, s limits.Statement) time.Duration {
+	if s.Started && l.next.Load() != 0 {
+		return l.decideAlone(ctx, s) // nobody is told, so this program has it paid
+	}
 	a := l.account(s.Tenant)
 	wait, decided := a.spend(s, time.Now())
 	if !decided {

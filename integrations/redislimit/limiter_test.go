@@ -119,6 +119,24 @@ func TestABurstIsSharedAsTheRateIsWithoutRedis(t *testing.T) {
 	require.Equal(t, 11, n)
 }
 
+func TestStatementsOfTransactionsArePaidWithoutRedisToo(t *testing.T) {
+	t.Parallel()
+	l, err := redislimit.New(redislimit.Config{
+		Redis: &redis.UniversalOptions{Addrs: []string{filepath.Join(t.TempDir(), "nothing")}}, Programs: 4,
+	})
+	require.NoError(t, err)
+	defer l.Close()
+	statement := limits.Statement{Tenant: "acme", Rate: 4}
+	require.Zero(t, l.Take(t.Context(), statement))
+	require.Eventually(t, func() bool { return l.Stats().Down }, 20*time.Second, time.Millisecond)
+	within := statement
+	within.Started = true
+	for range 8 {
+		require.Zero(t, l.Take(t.Context(), within))
+	}
+	require.Greater(t, l.Take(t.Context(), statement), 4*time.Second, "a burst of two has paid two of nine")
+}
+
 func TestARateWithoutMeasureIsNoFailureOfRedis(t *testing.T) {
 	t.Parallel()
 	l := program(t, start(t))
