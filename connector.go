@@ -137,6 +137,7 @@ func (c *Connector) Close() error {
 	c.watching.Wait()
 	errs := []error{c.routes.Close()}
 	for _, s := range shards {
+		s.slots.Close()
 		s.pool.Close()
 	}
 	for _, db := range admin {
@@ -186,6 +187,7 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 			delete(c.shards, old)
 			go s.pool.Close()
 			c.routes.Flush() // others that still lead there would each put it back, if the word of the change was lost
+			s.slots.Close()  // who waits there goes to the new ones
 		}
 	}
 	s = &shard{

@@ -34,8 +34,12 @@ func (c *Connector) retune(ctx context.Context, concerns func(tenant string) boo
 			if !concerns(tenant) {
 				continue
 			}
-			if route, err := c.routes.Resolve(ctx, tenant); err == nil && route.Shard.Name == s.name {
-				s.slots.Update(slotRequest(tenant, route))
+			route, err := c.routes.Resolve(ctx, tenant)
+			if err != nil || route.Shard.Name != s.name {
+				continue
+			}
+			if now, err := c.shard(route); err == nil { // another one if its address has changed, and then who waits goes there
+				now.slots.Update(slotRequest(tenant, route))
 			}
 		}
 	}

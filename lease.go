@@ -87,6 +87,9 @@ func (c *Conn) turn(ctx context.Context, tenant string, counted bool) error {
 		request := slotRequest(tenant, route)
 		request.Counted = counted
 		slot, err := s.slots.Acquire(ctx, request) // 3
+		if errors.Is(err, limits.ErrClosed) {      // the shard has another address
+			continue
+		}
 		if err != nil {
 			return slotError(err, tenant, s.name)
 		}

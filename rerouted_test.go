@@ -146,6 +146,33 @@ func TestNoStatementFailsWhileAShardsAddressChanges(t *testing.T) {
 	callers.Wait()
 }
 
+// TestWhoWaitsGoesToTheNewAddressAtOnce: the old one may be dead, and what is held there does not come back soon.
+func TestWhoWaitsGoesToTheNewAddressAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{routes: oneStatement})
+	tx := f.begin(f.b)
+	f.requireNotes(f.b, tx, notesOfB)
+	done := make(chan error)
+	go func() { done <- f.db.PingContext(f.a) }()
+	require.Eventually(t, func() bool { return f.slots().Waiting == 1 }, 10*time.Second, time.Millisecond)
+	f.store.readdress()
+	f.store.handler.Flush()
+	require.NoError(t, <-done)
+	f.requireNotes(f.b, tx, notesOfB)
+}
+
+func TestCloseSendsAwayWhoWaits(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	tx := f.begin(f.b)
+	f.requireNotes(f.b, tx, notesOfB)
+	done := make(chan error)
+	go func() { done <- f.db.PingContext(f.a) }()
+	require.Eventually(t, func() bool { return f.slots().Waiting == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, f.db.Close())
+	require.ErrorContains(t, <-done, "the database handle is closed")
+}
+
 func TestAConnThatHasLostItsConnectionGoesOnAtTheNewAddress(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 2 }, routes: oneStatement})

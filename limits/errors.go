@@ -16,6 +16,8 @@ var (
 	ErrShardBusy = errors.New("shard busy")
 	// ErrRateLimited: the tenant sends more statements per second than its plan has.
 	ErrRateLimited = errors.New("rate limited")
+	// ErrClosed: the slots are closed, and nobody waits for them any more.
+	ErrClosed = errors.New("slots closed")
 )
 
 // RefusedError is why a statement got no slot.

@@ -93,6 +93,8 @@ func (s *Slots) wait(ctx context.Context, w *waiter) error {
 			return nil
 		case <-ctx.Done():
 			return s.leave(w, func(t *tenant) error { return s.ended(ctx.Err(), t, w) })
+		case <-s.closed:
+			return s.leave(w, func(*tenant) error { return ErrClosed })
 		case now := <-timer.C:
 			if !now.Before(deadline) {
 				return s.leave(w, func(t *tenant) error { return s.waitedInVain(t, w) })

@@ -48,6 +48,9 @@ type Slots struct {
 	holders   []*tenant          // those that hold, in no order
 	spare     []*tenant
 	plans     map[string]*counts
+
+	closed chan struct{}
+	close  func()
 }
 
 // NewSlots returns the slots of a shard. It panics if cfg is not usable: a bug in the caller.
@@ -55,13 +58,19 @@ func NewSlots(cfg Config) *Slots {
 	if cfg.Size < 1 || !(cfg.Share > 0 && cfg.Share <= 1) || cfg.TenantQueue < 1 || cfg.ShardQueue < 1 || cfg.Wait <= 0 {
 		panic(fmt.Sprintf("limits: %+v is not usable", cfg))
 	}
+	closed := make(chan struct{})
 	return &Slots{
 		cfg:     cfg,
 		share:   share(&cfg),
 		tenants: make(map[string]*tenant),
 		plans:   make(map[string]*counts),
+		closed:  closed,
+		close:   sync.OnceFunc(func() { close(closed) }),
 	}
 }
+
+// Close sends away who waits, or comes to wait, with [ErrClosed]. Slots that are free or held are as before. It may be called more than once.
+func (s *Slots) Close() { s.close() }
 
 // share is how many slots one tenant may hold. 0.55 of 100 are 55, although as floats they are a little more.
 func share(cfg *Config) int {
@@ -72,8 +81,8 @@ func share(cfg *Config) int {
 type Slot struct{ t *tenant }
 
 // Acquire takes a slot, waiting for one until the context ends or the longest wait is over. On success the caller owes one
-// Release. An error is the context's, or a *[RefusedError] that matches ErrRateLimited, ErrTenantBusy or ErrShardBusy, and the
-// context's error as well if a deadline has passed in the queue.
+// Release. An error is the context's, ErrClosed, or a *[RefusedError] that matches ErrRateLimited, ErrTenantBusy or ErrShardBusy, and
+// the context's error as well if a deadline has passed in the queue.
 func (s *Slots) Acquire(ctx context.Context, r Request) (Slot, error) {
 	if r.Rate > 0 && s.cfg.Rates != nil && !r.Counted {
 		if after := s.cfg.Rates.Take(ctx, Statement{Tenant: r.Tenant, Rate: r.Rate, Burst: r.Burst}); after > 0 {

@@ -387,3 +387,29 @@ func TestTenantsThatHoldNothingTakeNoMemory(t *testing.T) {
 	require.Less(t, heap()-before, int64(64<<10))
 	require.Empty(t, s.Busiest(10))
 }
+
+func TestNobodyWaitsForSlotsThatAreClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := slots(2)
+		d := newDesk(t, s)
+		held := []limits.Slot{acquire(t, s, request("a", 2, 1)), acquire(t, s, request("b", 2, 1))}
+		for id := range 3 {
+			d.queue(t.Context(), request("a", 2, 1), id)
+		}
+		s.Close()
+		s.Close()
+		sent := d.next()
+		require.Len(t, sent, 3)
+		for _, g := range sent {
+			require.ErrorIs(t, g.err, limits.ErrClosed)
+		}
+		_, err := s.Acquire(t.Context(), request("c", 1, 1))
+		require.ErrorIs(t, err, limits.ErrClosed)
+		held[1].Release()
+		acquire(t, s, request("c", 1, 1)).Release()
+		held[0].Release()
+		st := s.Stats()
+		require.Zero(t, st.Used+st.Waiting)
+	})
+}
