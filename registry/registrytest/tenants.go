@@ -174,7 +174,10 @@ func throttles(t *testing.T, h Harness) {
 	throttled.MaxConns = 1
 	holds(throttled, "no override is left, and the throttle goes on")
 	for _, bad := range []*registry.Override{
-		{MaxConns: 1}, {Expires: hour}, {MaxConns: -1, Expires: hour}, {MaxConns: 1, Expires: time.Now().Add(-time.Second)},
+		{MaxConns: 1},
+		{Expires: hour},
+		{MaxConns: -1, Expires: hour},
+		{MaxConns: 1, Expires: time.Now().Add(-time.Second)},
 		{MaxConns: 1, Expires: hour, Reason: "a\nb"},
 	} {
 		require.ErrorIs(t, store.SetThrottle(ctx, "beta", bad), registry.ErrInvalid, "%+v", bad)
