@@ -57,14 +57,21 @@ func (c *Conn) lodge(ctx context.Context, tenant string, counted bool) (*backend
 		if err := c.turn(ctx, tenant, counted); err != nil {
 			return nil, err
 		}
-		l.settings = rls.For(l.route)
-		if c.c.cfg.Tag {
-			l.settings.Tag = rls.ApplicationName(tenant)
-		}
+		c.bring(l.route)
 		b, err := c.checkout(ctx)               // 4 and 5
 		if !errors.Is(err, backend.ErrClosed) { // else its shard has another address since a moment ago
 			return b, err
 		}
+	}
+}
+
+// bring makes the lease one of that route.
+func (c *Conn) bring(route *resolver.Route) {
+	l := &c.lease
+	l.route = route
+	l.settings = rls.For(l.route)
+	if c.c.cfg.Tag {
+		l.settings.Tag = rls.ApplicationName(l.tenant)
 	}
 }
 
@@ -94,13 +101,12 @@ func (c *Conn) turn(ctx context.Context, tenant string, counted bool) error {
 			return slotError(err, tenant, s.name)
 		}
 		if time.Since(came) > brief {
-			switch now, err := c.c.route(ctx, tenant); {
-			case err == nil && keyOf(now) == keyOf(route):
-				route = now
-			case !errors.Is(err, ErrRegistryUnavailable): // without it, what was known goes on
+			now, here := c.c.again(ctx, tenant, route)
+			if !here {
 				s.pool.Release(slot)
 				continue
 			}
+			route = now
 		}
 		l := &c.lease
 		l.tenant, l.route, l.shard, l.slot = tenant, route, s, slot
@@ -188,7 +194,7 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 }
 
 // replace takes another backend for a lease that has lost its own, which holds the slot until the server has let go of it. A
-// transaction of which nothing ran moves with it.
+// transaction of which nothing ran moves with it. Of the session nothing is left, so it is where the tenant lives now.
 func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 	if c.tx.open && c.tx.statements > 0 {
 		return nil, c.lease.lost(lostTx, nil)
@@ -199,9 +205,19 @@ func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 		return nil, &Error{Stage: StageBackend, Tenant: c.lease.tenant, Shard: c.lease.shard.name, Err: fmt.Errorf("%w: %w", ctx.Err(), errLettingGo)}
 	}
 	tenant := c.lease.tenant
+	route, here := c.c.again(ctx, tenant, c.lease.route)
+	switch {
+	case !here && c.tx.open:
+		c.over = c.lease.lost(lostTx, nil)
+		return nil, c.over
+	case !here:
+		c.release()
+		return c.lodge(ctx, tenant, true) // no rate refuses anything on a connection that is held
+	}
+	c.bring(route)
 	b, err := c.checkout(ctx)
-	if errors.Is(err, backend.ErrClosed) && !c.tx.open { // the shard has another address, and of the session nothing is left
-		return c.lodge(ctx, tenant, true) // on a connection that is held nothing is refused
+	if errors.Is(err, backend.ErrClosed) && !c.tx.open { // its address has changed since a moment ago
+		return c.lodge(ctx, tenant, true)
 	}
 	if err != nil || !c.tx.open {
 		return b, err
@@ -279,6 +295,15 @@ func (c *Connector) route(ctx context.Context, tenant string) (*resolver.Route, 
 	}
 	return nil, &Error{Stage: StageRoute, Tenant: tenant, Shard: r.Shard.Name, Err: fmt.Errorf(
 		"%w: its state is %s; enable it in the registry", ErrTenantDisabled, r.State)}
+}
+
+// again is the tenant's route of now, for who knows one of before. Here means: that still leads to the same place.
+func (c *Connector) again(ctx context.Context, tenant string, before *resolver.Route) (now *resolver.Route, here bool) {
+	now, err := c.route(ctx, tenant)
+	if errors.Is(err, ErrRegistryUnavailable) { // without it, what was known goes on
+		return before, true
+	}
+	return now, err == nil && keyOf(now) == keyOf(before)
 }
 
 func routeError(err error, tenant string) error {

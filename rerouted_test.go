@@ -124,6 +124,56 @@ func TestTheAddressOfBeforeIsNotPutBack(t *testing.T) {
 	}
 }
 
+// TestAConnThatHasLostItsConnectionLooksAgainWhereItsTenantLives: of its session nothing is left that would have to be there.
+func TestAConnThatHasLostItsConnectionLooksAgainWhereItsTenantLives(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(f *fleet)
+		shard  string
+		want   error
+	}{
+		"disabled": {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.State = resolver.StateDisabled }) }, "", shardedpg.ErrTenantDisabled},
+		"readonly": {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.State = resolver.StateReadOnly }) }, "", shardedpg.ErrTenantReadOnly},
+		"on another shard": {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.Shard.Name = "s2" }) }, "s2", nil},
+		"of a registry that is down": {func(f *fleet) {
+			f.store.mu.Lock()
+			f.store.down = errors.New("down")
+			f.store.mu.Unlock()
+			f.store.handler.Flush()
+		}, "s1", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, fleetOptions{})
+			conn := f.conn(f.a)
+			f.requireNotes(f.a, conn, notesOfA)
+			ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
+			defer cancel()
+			_, err := conn.ExecContext(ctx, "select pg_sleep(60)")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			c.change(f)
+			_, err = conn.ExecContext(f.a, "insert into orders (note) values ('late')")
+			require.ErrorIs(t, err, c.want)
+			require.Equal(t, c.want == nil, outside[bool](f, lateSQL))
+			if c.want == nil {
+				require.Equal(t, 1, f.backends(c.shard).Open)
+			}
+		})
+	}
+}
+
+func TestATransactionThatHasLostItsConnectionDoesNotBeginWhereItsTenantNoLongerLives(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{})
+	tx := f.begin(f.a)
+	outside[bool](f, "select bool_and(pg_terminate_backend(pid, 10000)) from pg_stat_activity where datname = current_database() and usename = 'app'")
+	f.store.set(tenantA, func(r *resolver.Route) { r.State = resolver.StateDisabled })
+	_, err := tx.ExecContext(f.a, "insert into orders (note) values ('late')")
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	require.ErrorIs(t, tx.Commit(), shardedpg.ErrShardUnavailable)
+	require.False(t, outside[bool](f, lateSQL))
+}
+
 func TestNoStatementFailsWhileAShardsAddressChanges(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 3 }})
