@@ -16,6 +16,7 @@ import (
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/pgtest"
+	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
 
@@ -488,6 +489,23 @@ func TestPingContactsTheTenantsShard(t *testing.T) {
 	f.store.mu.Unlock()
 	require.ErrorIs(t, f.db.PingContext(t.Context()), shardedpg.ErrRegistryUnavailable)
 	require.NoError(t, f.db.PingContext(f.a), "the route is cached")
+}
+
+func TestPingNeedsWhatStatementsNeedAndNoPasswordOfAnAdministrator(t *testing.T) {
+	t.Parallel()
+	const unset = "password=${SHARDEDPG_TEST_UNSET}"
+	ping := func(shard registry.Shard) error {
+		store, err := registry.NewStatic(registry.Fleet{Shards: []registry.Shard{{Name: "us", DSN: "host=us"}, shard}})
+		require.NoError(t, err)
+		connector, err := shardedpg.NewConnector(shardedpg.Config{Store: store})
+		require.NoError(t, err)
+		db := sql.OpenDB(connector)
+		defer db.Close()
+		return db.PingContext(t.Context())
+	}
+	require.NoError(t, ping(registry.Shard{Name: "eu", DSN: "host=eu", AdminDSN: "host=eu " + unset}))
+	require.ErrorContains(t, ping(registry.Shard{Name: "eu", DSN: "host=eu " + unset}), `dsn of shard "eu": environment variable`)
+	require.Error(t, ping(registry.Shard{Name: "eu", DSN: "host=eu " + unset, AdminDSN: "host=eu " + unset}))
 }
 
 func TestSyntaxErrorsPointIntoTheCallersText(t *testing.T) {

@@ -80,6 +80,33 @@ func expandShard(s Shard) (resolver.Shard, error) {
 	return out, nil
 }
 
+// expandShards returns those that can be expanded, and what is wrong with the others.
+func expandShards(stored []Shard) ([]resolver.Shard, error) {
+	shards, admin := make([]resolver.Shard, 0, len(stored)), true
+	var errs []error
+	for _, shard := range stored {
+		expanded, err := expandShard(shard)
+		if err == nil {
+			shards = append(shards, expanded)
+			continue
+		}
+		errs = append(errs, err)
+		_, err = expand(shard.DSN)
+		admin = admin && err == nil
+	}
+	err := errors.Join(errs...)
+	if err != nil && admin {
+		err = adminError{err}
+	}
+	return shards, err
+}
+
+// adminError is what is wrong with admin DSNs, where all others are right.
+type adminError struct{ error }
+
+func (e adminError) Is(target error) bool { return target == ErrAdminDSN }
+func (e adminError) Unwrap() error        { return e.error }
+
 func expandField(shard, field, dsn string) (string, error) {
 	out, err := expand(dsn)
 	if err != nil {

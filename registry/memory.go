@@ -314,20 +314,6 @@ func (m *Memory) Shards(ctx context.Context) ([]resolver.Shard, error) {
 	return expandShards(shards)
 }
 
-func expandShards(stored []Shard) ([]resolver.Shard, error) {
-	shards := make([]resolver.Shard, 0, len(stored))
-	var errs []error
-	for _, shard := range stored {
-		expanded, err := expandShard(shard)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		shards = append(shards, expanded)
-	}
-	return shards, errors.Join(errs...)
-}
-
 // watcher holds what one Watch has not been told yet.
 type watcher struct {
 	mu      sync.Mutex

@@ -16,6 +16,8 @@ var (
 	ErrUnsupported = errors.New("not supported by this registry")
 	// ErrShardNotFound: the registry has no shard of that name. Add it first.
 	ErrShardNotFound = errors.New("shard not found")
+	// ErrAdminDSN: a variable in the admin DSN of a shard is not set. What tenants' statements use is complete.
+	ErrAdminDSN = errors.New("admin DSN incomplete")
 	// ErrPlanNotFound: the registry has no plan of that name. Add it with PutPlan first.
 	ErrPlanNotFound = errors.New("plan not found")
 	// ErrInvalid: a value breaks a rule that the text names.
@@ -57,7 +59,7 @@ type Store interface {
 	// Shard returns a shard with both DSNs expanded, or an error that matches ErrShardNotFound.
 	Shard(ctx context.Context, name string) (resolver.Shard, error)
 	// Shards returns all shards by name, DSNs expanded. When a variable is not set for some of them, it returns the
-	// others and an error that names those.
+	// others and an error that names those; it matches ErrAdminDSN if only admin DSNs lack one.
 	Shards(ctx context.Context) ([]resolver.Shard, error)
 	// Watch calls h for changes until ctx ends or the store is closed, and returns why it ended. It outlives failures
 	// of the registry, and flushes each time it has (re)connected, since it may have missed changes before.

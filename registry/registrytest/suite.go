@@ -130,6 +130,7 @@ var reads = map[string]trial{
 	"LookupRefusesWhatIsNoID":                   {0, lookupRefusesWhatIsNoID},
 	"LookupHonoursItsContext":                   {0, lookupHonoursItsContext},
 	"LookupNamesTheVariableThatIsNotSet":        {anyShards, lookupNamesTheVariableThatIsNotSet},
+	"LookupTellsAdminDSNsFromWhatStatementsUse": {anyShards, lookupTellsAdminDSNsFromWhatStatementsUse},
 	"LookupServesManyGoroutines":                {0, lookupServesManyGoroutines},
 	"ShardsAreListedWithExpandedDSNs":           {anyShards, shardsAreListedWithExpandedDSNs},
 	"WatchFlushesFirstAndEndsWithItsCaller":     {0, watchFlushesFirstAndEndsWithItsCaller},
@@ -225,6 +226,17 @@ func lookupNamesTheVariableThatIsNotSet(t *testing.T, h Harness) {
 	shards, err := store.Shards(t.Context())
 	require.ErrorContains(t, err, `"s3"`)
 	require.ErrorContains(t, err, `"s4"`)
+	require.NotErrorIs(t, err, registry.ErrAdminDSN)
+	require.Len(t, shards, 2, "the others are listed")
+}
+
+func lookupTellsAdminDSNsFromWhatStatementsUse(t *testing.T, h Harness) {
+	broken := fleet()
+	broken.Shards = append(broken.Shards, registry.Shard{Name: "s4", DSN: "host=s4", AdminDSN: "host=s4 password=${" + unsetEnv + "}"})
+	store := h.New(t, broken)
+	shards, err := store.Shards(t.Context())
+	require.ErrorIs(t, err, registry.ErrAdminDSN)
+	require.ErrorContains(t, err, unsetEnv)
 	require.Len(t, shards, 2, "the others are listed")
 }
 
