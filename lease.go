@@ -47,17 +47,17 @@ func (c *Conn) acquire(ctx context.Context) (*backend.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.lodge(ctx, tenant, false)
+	return c.acquireFor(ctx, tenant, false)
 }
 
-// lodge takes a slot and a backend, wherever the tenant lives. Its statement may have been counted before.
-func (c *Conn) lodge(ctx context.Context, tenant string, counted bool) (*backend.Backend, error) {
+// acquireFor takes a slot and a backend, wherever the tenant lives. Its statement may have been counted before.
+func (c *Conn) acquireFor(ctx context.Context, tenant string, counted bool) (*backend.Backend, error) {
 	l := &c.lease
 	for ; ; counted = true {
 		if err := c.turn(ctx, tenant, counted); err != nil {
 			return nil, err
 		}
-		c.bring(l.route)
+		c.setRoute(l.route)
 		b, err := c.checkout(ctx)               // 4 and 5
 		if !errors.Is(err, backend.ErrClosed) { // else its shard has another address since a moment ago
 			return b, err
@@ -65,8 +65,8 @@ func (c *Conn) lodge(ctx context.Context, tenant string, counted bool) (*backend
 	}
 }
 
-// bring makes the lease one of that route.
-func (c *Conn) bring(route *resolver.Route) {
+// setRoute makes the lease one of that route.
+func (c *Conn) setRoute(route *resolver.Route) {
 	l := &c.lease
 	l.route = route
 	l.settings = rls.For(l.route)
@@ -101,7 +101,7 @@ func (c *Conn) turn(ctx context.Context, tenant string, counted bool) error {
 			return slotError(err, tenant, s.name)
 		}
 		if time.Since(came) > brief {
-			now, here := c.c.again(ctx, tenant, route)
+			now, here := c.c.lookAgain(ctx, tenant, route)
 			if !here {
 				s.pool.Release(slot)
 				continue
@@ -205,19 +205,19 @@ func (c *Conn) replace(ctx context.Context) (*backend.Backend, error) {
 		return nil, &Error{Stage: StageBackend, Tenant: c.lease.tenant, Shard: c.lease.shard.name, Err: fmt.Errorf("%w: %w", ctx.Err(), errLettingGo)}
 	}
 	tenant := c.lease.tenant
-	route, here := c.c.again(ctx, tenant, c.lease.route)
+	route, here := c.c.lookAgain(ctx, tenant, c.lease.route)
 	switch {
 	case !here && c.tx.open:
 		c.over = c.lease.lost(lostTx, nil)
 		return nil, c.over
 	case !here:
 		c.release()
-		return c.lodge(ctx, tenant, true) // no rate refuses anything on a connection that is held
+		return c.acquireFor(ctx, tenant, true) // no rate refuses anything on a connection that is held
 	}
-	c.bring(route)
+	c.setRoute(route)
 	b, err := c.checkout(ctx)
 	if errors.Is(err, backend.ErrClosed) && !c.tx.open { // its address has changed since a moment ago
-		return c.lodge(ctx, tenant, true)
+		return c.acquireFor(ctx, tenant, true)
 	}
 	if err != nil || !c.tx.open {
 		return b, err
@@ -297,8 +297,8 @@ func (c *Connector) route(ctx context.Context, tenant string) (*resolver.Route, 
 		"%w: its state is %s; enable it in the registry", ErrTenantDisabled, r.State)}
 }
 
-// again is the tenant's route of now, for who knows one of before. Here means: that still leads to the same place.
-func (c *Connector) again(ctx context.Context, tenant string, before *resolver.Route) (now *resolver.Route, here bool) {
+// lookAgain returns the tenant's route of now to who knows one of before. Here means that it leads to the same place.
+func (c *Connector) lookAgain(ctx context.Context, tenant string, before *resolver.Route) (now *resolver.Route, here bool) {
 	now, err := c.route(ctx, tenant)
 	if errors.Is(err, ErrRegistryUnavailable) { // without it, what was known goes on
 		return before, true

@@ -132,8 +132,8 @@ func TestAConnThatHasLostItsConnectionLooksAgainWhereItsTenantLives(t *testing.T
 		shard  string
 		want   error
 	}{
-		"disabled": {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.State = resolver.StateDisabled }) }, "", shardedpg.ErrTenantDisabled},
-		"readonly": {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.State = resolver.StateReadOnly }) }, "", shardedpg.ErrTenantReadOnly},
+		"disabled":         {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.State = resolver.StateDisabled }) }, "", shardedpg.ErrTenantDisabled},
+		"readonly":         {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.State = resolver.StateReadOnly }) }, "", shardedpg.ErrTenantReadOnly},
 		"on another shard": {func(f *fleet) { f.store.set(tenantA, func(r *resolver.Route) { r.Shard.Name = "s2" }) }, "s2", nil},
 		"of a registry that is down": {func(f *fleet) {
 			f.store.mu.Lock()

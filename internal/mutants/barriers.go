@@ -14,7 +14,8 @@ func Barriers() []Mutant {
 		{Name: Admission, Breaks: []Edit{
 			{root, "	tenant, err := c.c.tenant(ctx) // 1\n	if err != nil {\n", "	tenant, err := c.c.tenant(ctx) // 1\n" +
 				"	nobody := errors.Is(err, ErrNoTenant)\n	if nobody {\n		tenant, err = \"acme\", nil\n	}\n	if err != nil {\n"},
-			{root, "		l.settings = rls.For(l.route)\n", "		l.settings = rls.For(l.route)\n	if nobody {\n		l.settings.Tenant = \"\"\n	}\n"},
+			{root, "	return c.acquireFor(ctx, tenant, false)\n", "	b, err := c.acquireFor(ctx, tenant, false)\n" +
+				"	if nobody && err == nil {\n		l.settings.Tenant = \"\"\n		b.Arm(&l.settings)\n	}\n	return b, err\n"},
 			{root, "	if tenantCase.apply(tenant) != l.tenant {\n", "	if false && tenantCase.apply(tenant) != l.tenant {\n"},
 		}},
 		{Name: Prologue, Breaks: []Edit{
