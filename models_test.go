@@ -274,7 +274,7 @@ func TestReadOnlyTenantsReadAndDoNotWrite(t *testing.T) {
 		f.requireOwnRows()
 		for _, query := range []string{
 			"insert into orders (note) values ($1)", "update orders set note = $1", "delete from orders where note = $1",
-			"with x as (select 1) insert into orders (note) values ($1)",
+			"with x as (select 1) insert into orders (note) values ($1)", "select lo_from_bytea(0, $1)",
 		} {
 			_, err := f.db.ExecContext(f.a, query, "x")
 			require.Error(t, err)

@@ -42,7 +42,7 @@ const (
 	// SetTransaction means: the first statement is SET TRANSACTION, SET of a
 	// transaction_… setting, or SET CONSTRAINTS.
 	SetTransaction
-	// Writes means: the verb of the first statement writes for sure.
+	// Writes means: the verb of the first statement writes for sure, or any names a function that writes a large object.
 	Writes
 	// Discard means: any statement is PREPARE, DEALLOCATE or DISCARD.
 	Discard
@@ -238,11 +238,14 @@ func (s *scanner) token(tok token) {
 func (s *scanner) inner(w word) {
 	st := &s.stmt
 	switch w {
-	case wStickyRefused, wLasting:
+	case wStickyRefused, wLasting, wLargeWrite:
 		s.refuse(OfName, barred(s.lexer.text()))
 		s.sticky = true
-		if w == wLasting {
+		switch w {
+		case wLasting:
 			s.flags |= Lasting
+		case wLargeWrite:
+			s.flags |= Writes
 		}
 	case wSticky:
 		s.sticky = true

@@ -73,6 +73,7 @@ const (
 	wSticky        // may leave session state or run SQL that does: not Plain
 	wStickyRefused // the same, and refused by the strict guard
 	wLasting       // the same, and no reset takes away what it leaves
+	wLargeWrite    // the same, and writes large objects, which read-only transactions only refuse from PostgreSQL 16 on
 	wRefused       // refused by the strict guard only
 )
 
@@ -210,10 +211,11 @@ func lookup(name []byte) word {
 		"crosstab", "crosstab2", "crosstab3", "crosstab4", "crosstabn", "connectby", "xpath_table",
 		// Large objects belong to the login that all tenants share. The names are
 		// listed, not matched by prefix: lo_ is a common prefix of columns.
-		"lo_close", "lo_creat", "lo_create", "lo_export", "lo_from_bytea", "lo_get", "lo_import",
-		"lo_lseek", "lo_lseek64", "lo_open", "lo_put", "lo_tell", "lo_tell64", "lo_truncate",
-		"lo_truncate64", "lo_unlink", "loread", "lowrite":
+		"lo_close", "lo_export", "lo_get", "lo_lseek", "lo_lseek64", "lo_open", "lo_tell", "lo_tell64", "loread":
 		return wStickyRefused
+
+	case "lo_creat", "lo_create", "lo_from_bytea", "lo_import", "lo_put", "lo_truncate", "lo_truncate64", "lo_unlink", "lowrite":
+		return wLargeWrite
 
 	// Connections and temporary slots that belong to the session.
 	case "dblink_connect", "dblink_connect_u",
