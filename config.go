@@ -99,7 +99,8 @@ type Config struct {
 	// AcquireTimeout is the longest wait for a connection. Default 30s.
 	AcquireTimeout time.Duration
 	// ConnectTimeout bounds opening a connection to a shard. Default 10s. It ends when its statement's context does, but not
-	// before the server was silent for a second: what was begun is for the next statement then. Several hosts of a DSN share it.
+	// before the server was silent for a second: what was begun is for the next statement then. Several hosts of
+	// a DSN share it, and the addresses of a name.
 	ConnectTimeout time.Duration
 
 	// ConfigureConn adjusts the connections of a shard (a tracer, a TLS configuration) before they are opened. It must not

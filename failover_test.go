@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -402,6 +403,129 @@ func TestAStandbyTakesOverFromAPrimaryThatDoesNotAnswer(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Equal(t, before, proxy.Accepted())
+}
+
+// named is a shard whose name stands for several addresses.
+type named struct {
+	*testing.T
+	db     *sql.DB
+	server *pgtest.Server
+	silent net.Listener // takes connections and says nothing
+
+	mu    sync.Mutex
+	known []string // what the name stands for
+	tried []string // where connections were begun
+}
+
+func newNamed(t *testing.T, limit time.Duration) *named {
+	t.Helper()
+	n := &named{T: t}
+	var err error
+	n.server, err = pgtest.Start(t.Context(), pgtest.Options{Name: "named", TCP: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = n.server.Stop() })
+	require.NoError(t, n.server.Exec(t.Context(), "postgres", ledgerSQL))
+	_, port, err := net.SplitHostPort(n.server.Addr())
+	require.NoError(t, err)
+	if n.silent, err = new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.2:"+port); err != nil { // macOS has one such address
+		n.silent, err = new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = n.silent.Close() })
+	n.stands(n.silent.Addr().String(), n.server.Addr())
+	store, err := registry.NewStatic(registry.Fleet{
+		Shards:  []registry.Shard{{Name: "s1", DSN: "host=shard.internal port=" + port + " user=app dbname=postgres sslmode=disable"}},
+		Plans:   []registry.Plan{{Name: "p", StatementTimeout: 10 * time.Second, WorkMemKB: 4 << 10, MaxConns: 4, Weight: 1}},
+		Tenants: []registry.Tenant{{ID: "t0", Shard: "s1", Plan: "p"}},
+	})
+	require.NoError(t, err)
+	connector, err := shardedpg.NewConnector(shardedpg.Config{
+		Store: store, MaxConns: 4, TenantShare: 1, ConnectTimeout: limit, ConfigureConn: func(_ string, cc *pgx.ConnConfig) error {
+			cc.LookupFunc = func(context.Context, string) ([]string, error) {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				return n.known, nil
+			}
+			dial := cc.DialFunc
+			cc.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+				n.mu.Lock()
+				n.tried = append(n.tried, address)
+				n.mu.Unlock()
+				return dial(ctx, network, address)
+			}
+			return nil
+		},
+	})
+	require.NoError(t, err)
+	n.db = sql.OpenDB(connector)
+	t.Cleanup(func() { _ = n.db.Close() })
+	return n
+}
+
+// stands says what the name stands for from now on, without the port where it is the shard's.
+func (n *named) stands(addresses ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.known, n.tried = nil, nil
+	for _, address := range addresses {
+		if host, port, _ := strings.Cut(address, ":"); strings.HasSuffix(n.server.Addr(), ":"+port) {
+			address = host
+		}
+		n.known = append(n.known, address)
+	}
+}
+
+func (n *named) ping(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(shardedpg.WithTenant(n.Context(), "t0"), limit)
+	defer cancel()
+	return n.db.PingContext(ctx)
+}
+
+// begun returns where connections were begun since it was called last.
+func (n *named) begun() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	tried := n.tried
+	n.tried = nil
+	return tried
+}
+
+// again ends the sessions, so that a new one is begun.
+func (n *named) again() {
+	n.Helper()
+	require.NoError(n, n.server.Exec(n.Context(), "postgres", "select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = 'app'"))
+	n.begun()
+	require.NoError(n, n.ping(10*time.Second))
+}
+
+func TestASilentAddressOfAShardHasItsPartOfTheTime(t *testing.T) {
+	t.Parallel()
+	n := newNamed(t, 3*time.Second)
+	silent, server := n.silent.Addr().String(), n.server.Addr()
+	require.NoError(t, n.ping(10*time.Second), "by a caller who waits")
+	require.Equal(t, []string{silent, server}, n.begun())
+	n.again()
+	require.Equal(t, []string{server}, n.begun(), "which begins with the address that took the last one")
+
+	n.stands(silent, "127.0.0.1:1")
+	require.NoError(t, n.server.Stop())
+	var err error
+	require.Eventually(t, func() bool {
+		err = n.ping(10 * time.Second)
+		return errors.Is(err, shardedpg.ErrShardUnavailable)
+	}, 20*time.Second, time.Millisecond)
+	require.ErrorContains(t, err, silent+" (shard.internal): failed to receive message: timeout")
+	require.ErrorContains(t, err, "127.0.0.1:1 (shard.internal): dial error")
+	require.ErrorContains(t, err, `shard "s1"`)
+}
+
+// None of the callers waits for as long as an address may take.
+func TestASilentAddressOfAShardIsPassedByCallersInAHurry(t *testing.T) {
+	t.Parallel()
+	n := newNamed(t, 4*time.Second)
+	require.Eventually(t, func() bool { return n.ping(300*time.Millisecond) == nil }, 30*time.Second, time.Millisecond)
+	n.again()
+	require.NotContains(t, n.begun(), n.silent.Addr().String())
 }
 
 func TestATenantsOwnReadOnlyTransactionsMoveNobody(t *testing.T) {

@@ -47,8 +47,7 @@ func onShard(ctx context.Context, dsn string, ask func(ctx context.Context, conn
 		return fmt.Errorf("it is no PostgreSQL URL or keyword/value string that can be used: %w", err)
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
-	hosts.Share(&cfg.Config, connectTimeout)
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := hosts.Connect(ctx, cfg)
 	if err != nil {
 		return connectError(err)
 	}

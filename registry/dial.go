@@ -50,7 +50,6 @@ func (c *connector) Driver() driver.Driver { return c.server.Driver() }
 func newConnector(cfg *pgx.ConnConfig, most int, before func(context.Context, *pgx.ConnConfig) error) *connector {
 	// No ping in front of a lookup after each idle second: broken connections are noticed by what runs on them.
 	never := stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false })
-	hosts.Share(&cfg.Config, connectTimeout)
 	host := new(hosts.Memory)
 	return detached(stdlib.GetConnector(*cfg, never,
 		stdlib.OptionBeforeConnect(func(ctx context.Context, cfg *pgx.ConnConfig) error {
@@ -59,7 +58,7 @@ func newConnector(cfg *pgx.ConnConfig, most int, before func(context.Context, *p
 					return err
 				}
 			}
-			host.Prefer(&cfg.Config)
+			host.Share(ctx, &cfg.Config, connectTimeout)
 			return nil
 		}),
 		stdlib.OptionAfterConnect(func(_ context.Context, conn *pgx.Conn) error {

@@ -3,6 +3,7 @@ package registry_test
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,25 @@ func within(t *testing.T, limit time.Duration) context.Context {
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()
 	require.Eventually(t, condition, 20*time.Second, 5*time.Millisecond)
+}
+
+func TestTheRegistryIsReachedPastASilentAddressOfItsName(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Name: "registry", TCP: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	silent, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
+	store := open(t, "host=registry.internal user=postgres dbname=postgres sslmode=disable", &registry.Options{
+		BeforeConnect: func(_ context.Context, cfg *pgx.ConnConfig) error {
+			cfg.LookupFunc = func(context.Context, string) ([]string, error) {
+				return []string{silent.Addr().String(), server.Addr()}, nil
+			}
+			return nil
+		},
+	})
+	require.NoError(t, store.Init(t.Context()))
 }
 
 func TestLookupIsOneFlight(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	shardedpg "github.com/sharded-pg/sharded-pg"
 	"github.com/sharded-pg/sharded-pg/internal/backend/connstring"
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/rls"
 )
 
@@ -157,7 +158,7 @@ func (c Config) admin(ctx context.Context, work func(conn *pgx.Conn) error) erro
 		return errors.New("the admin DSN is no connection string")
 	}
 	cfg.Database = c.Database
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := hosts.Connect(ctx, cfg)
 	if err != nil {
 		return connerr.Failed(err)
 	}

@@ -159,8 +159,7 @@ func (t target) on(ctx context.Context, work func(conn *pgx.Conn) error) error {
 		if t.shard != "" {
 			cfg.Database = t.database
 		}
-		hosts.Share(&cfg.Config, hosts.Limit)
-		conn, err := pgx.ConnectConfig(ctx, cfg)
+		conn, err := hosts.Connect(ctx, cfg)
 		if err != nil {
 			return connerr.Failed(err)
 		}

@@ -82,11 +82,7 @@ func newServer(ctx context.Context, reg *registry.Postgres, shard string) (*serv
 
 // connect's errors hold no part of the DSN.
 func (s *server) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg := s.cfg.Copy()
-	if deadline, ok := ctx.Deadline(); ok {
-		hosts.Share(&cfg.Config, time.Until(deadline)) // a first host that does not answer must not hide the one that took its place
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := hosts.Connect(ctx, s.cfg) // a first host that does not answer must not hide the one that took its place
 	if err != nil {
 		return nil, connerr.Failed(err)
 	}

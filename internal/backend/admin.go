@@ -16,10 +16,9 @@ func OpenAdmin(dsn string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	hosts.Share(&cc.ConnConfig.Config, hosts.Limit)
 	host := new(hosts.Memory)
-	return stdlib.OpenDB(*cc.ConnConfig, stdlib.OptionBeforeConnect(func(_ context.Context, cc *pgx.ConnConfig) error {
-		host.Prefer(&cc.Config)
+	return stdlib.OpenDB(*cc.ConnConfig, stdlib.OptionBeforeConnect(func(ctx context.Context, cc *pgx.ConnConfig) error {
+		host.Share(ctx, &cc.Config, hosts.Limit)
 		return nil
 	})), nil
 }

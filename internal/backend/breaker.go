@@ -16,7 +16,7 @@ const (
 	// Then one attempt at a time, until one succeeds. Shorter, and a fleet of programs would have a server that recovers make
 	// hundreds of processes a second only to refuse them.
 	probeAfter = 250 * time.Millisecond
-	// An attempt that its caller does not wait for has failed when the server is silent for so long. Longer where there are several hosts.
+	// An attempt that its caller does not wait for has failed when the server is silent for so long. Longer where there are several addresses.
 	patience = time.Second
 )
 
@@ -47,14 +47,12 @@ type breaker struct {
 	down    atomic.Pointer[time.Time] // when it was last found dead; nil while it is not
 	probing atomic.Int64              // attempts under way that are to tell
 	outages atomic.Int64
-
-	patience time.Duration // with an attempt that its caller does not wait for
 }
 
 // newBreaker calls changed with what the last attempt met with when the shard is found dead, and with nil when it is back.
 // It must return at once.
-func newBreaker(patience time.Duration, changed func(error)) *breaker {
-	b := &breaker{patience: patience}
+func newBreaker(changed func(error)) *breaker {
+	b := &breaker{}
 	b.b = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:     probeAfter,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
@@ -101,7 +99,10 @@ type attempt struct {
 
 // heard is in the context of an attempt, which notes there when the server has said something: one that is far away is not dead, and
 // would never be connected to if all its callers had little time.
-type heard struct{ last atomic.Pointer[time.Time] }
+type heard struct {
+	last   atomic.Pointer[time.Time]
+	others atomic.Int64 // for how long the last of several addresses may have to wait for its turn
+}
 
 func (h *heard) now() {
 	now := time.Now()
@@ -171,7 +172,7 @@ func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func
 	}
 	go func() {
 		defer cancel()
-		a := b.patiently(server, result, cancel)
+		a := patiently(server, result, cancel)
 		learn(a.err)
 		late(a, false)
 	}()
@@ -179,9 +180,9 @@ func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func
 }
 
 // patiently returns what comes of an attempt, which it ends when the server is silent for too long.
-func (b *breaker) patiently(server *heard, result <-chan attempt, end func()) attempt {
+func patiently(server *heard, result <-chan attempt, end func()) attempt {
 	for {
-		left := b.patience - time.Since(*server.last.Load())
+		left := patience + time.Duration(server.others.Load()) - time.Since(*server.last.Load())
 		select {
 		case a := <-result:
 			return a

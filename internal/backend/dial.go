@@ -74,7 +74,7 @@ func (p *Pool) dialServer(ctx context.Context, key Key, s *rls.Settings) (*Backe
 		b, err = p.connect(ctx, key, s, false)
 	}
 	if err != nil {
-		return nil, p.cause(err)
+		return nil, err
 	}
 	if err := p.verify(ctx, b, s.Role); err != nil {
 		_ = b.conn.Close()
@@ -105,7 +105,10 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 	if ctx.Value(askKey{}) != nil {
 		cc.RuntimeParams["application_name"] = askName
 	}
-	p.host.Prefer(&cc.Config)
+	server := heardOf(ctx)
+	addresses, others := p.host.Share(ctx, &cc.Config, p.cfg.ConnectTimeout)
+	server.others.Store(int64(others))
+	server.now()
 	var defs rls.Defaults
 	if defaults {
 		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(s.TimeoutMS, 10)
@@ -117,7 +120,7 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 		}
 	}
 	var w *wire
-	next, pooled, server := cc.AfterNetConnect, p.pooled.Load(), heardOf(ctx)
+	next, pooled := cc.AfterNetConnect, p.pooled.Load()
 	cc.AfterNetConnect = func(ctx context.Context, cfg *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		// Each address that pgx tries has a wire of its own: pgx may still be saying goodbye to the one before.
 		w = &wire{
@@ -135,7 +138,7 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 	}
 	dc, err := stdlib.GetConnector(*cc).Connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, causeAt(err, addresses > 1 || hosts.Count(&cc.Config) > 1)
 	}
 	conn, ok := dc.(*stdlib.Conn)
 	if !ok {
@@ -268,10 +271,10 @@ func (b *Backend) prepare(ctx context.Context) error {
 	return pipeline.Close()
 }
 
-// cause is what each of several hosts said: the one that answered is not always the one that should have.
-func (p *Pool) cause(err error) error {
+// causeAt is what was said at each of several addresses: the one that answered is not always the one that should have.
+func causeAt(err error, several bool) error {
 	var connect *pgconn.ConnectError
-	if !p.several || !errors.As(err, &connect) {
+	if !several || !errors.As(err, &connect) {
 		return cause(err)
 	}
 	return connerr.Hosts(connect)

@@ -151,7 +151,7 @@ type TestBreaker struct {
 // NewTestBreaker returns the breaker of a shard that is taken for alive.
 func NewTestBreaker() *TestBreaker {
 	t := &TestBreaker{}
-	t.b = newBreaker(patience, func(down error) { t.changes = append(t.changes, down != nil) })
+	t.b = newBreaker(func(down error) { t.changes = append(t.changes, down != nil) })
 	return t
 }
 

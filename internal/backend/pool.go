@@ -66,7 +66,6 @@ type Pool struct {
 	connectErrors atomic.Int64
 	drops         atomic.Int64
 	breaker       *breaker
-	several       bool // hosts in the connection string
 	asking        atomic.Bool
 	demoted       atomic.Pointer[time.Time] // when a server was last found to have stopped taking writes; nil for never
 	host          hosts.Memory
@@ -99,8 +98,7 @@ func NewPool(cfg Config) *Pool {
 		p.signed = protocols{named: newProtocol(cfg.GUC, cfg.Tagged, true, named, sealedSQL), unnamed: newProtocol(cfg.GUC, cfg.Tagged, true, unnamed, query)}
 	}
 	p.cfg.Conn, p.dial, p.hangUp = cfg.Conn.Copy(), p.dialServer, p.hangUpServer
-	p.several = hosts.Count(&cfg.Conn.Config) > 1
-	p.breaker = newBreaker(patience+hosts.Share(&p.cfg.Conn.Config, cfg.ConnectTimeout), func(down error) {
+	p.breaker = newBreaker(func(down error) {
 		if down != nil {
 			go p.Flush() // connections of before would take their statements into the same hole
 		}

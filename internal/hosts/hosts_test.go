@@ -37,7 +37,9 @@ func TestEachHostHasItsPartOfTheTime(t *testing.T) {
 		"postgres://a:1,b:2/db?sslmode=prefer": {hosts.Patience, hosts.Patience},
 	} {
 		cc := parse(t, dsn)
-		require.Equal(t, want.others, hosts.Share(cc, 10*time.Second), dsn)
+		cc.LookupFunc = func(_ context.Context, name string) ([]string, error) { return []string{name}, nil }
+		_, others := new(hosts.Memory).Share(t.Context(), cc, 10*time.Second)
+		require.Equal(t, want.others, others, dsn)
 		require.Equal(t, want.each, cc.ConnectTimeout, dsn)
 	}
 }
@@ -57,7 +59,7 @@ func TestTheHostThatTookTheLastConnectionIsTriedFirst(t *testing.T) {
 	connect := func(asks string) {
 		cc := parse(t, "host="+socket+",one.invalid port=5432,"+port+" user=postgres dbname=postgres sslmode=disable "+asks)
 		cc.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"127.0.0.1"}, nil }
-		m.Prefer(cc)
+		m.Share(t.Context(), cc, hosts.Limit)
 		conn, err := pgconn.ConnectConfig(t.Context(), cc)
 		require.NoError(t, err)
 		require.NoError(t, conn.Close(t.Context()))

@@ -229,10 +229,7 @@ func ask(ctx context.Context, dsn string, do func(conn *pgx.Conn) error) error {
 		return fmt.Errorf("it is no PostgreSQL URL or keyword/value string that can be used: %w", err)
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // behind each pooler
-	if deadline, ok := ctx.Deadline(); ok {
-		hosts.Share(&cfg.Config, time.Until(deadline))
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := hosts.Connect(ctx, cfg)
 	if err != nil {
 		return connerr.Reason(err)
 	}

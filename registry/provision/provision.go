@@ -129,7 +129,6 @@ func place(ctx context.Context, reg *registry.Admin, tenant registry.TenantInfo,
 	if err != nil {
 		return nil, r.fail("connect", fmt.Errorf("%w: a DSN of the shard is no connection string: %w: set it with SetShardDSN", registry.ErrInvalid, err))
 	}
-	hosts.Share(&r.admin.Config, hosts.Limit)
 	if r.Login == "" {
 		r.Login = app.User
 	}
@@ -201,7 +200,7 @@ func (r *run) connected(ctx context.Context, database string, work func(ctx cont
 		if database != "" {
 			cfg.Database = database
 		}
-		conn, err := pgx.ConnectConfig(ctx, cfg)
+		conn, err := hosts.Connect(ctx, cfg)
 		if err != nil {
 			return connerr.Failed(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sharded-pg/sharded-pg/internal/connerr"
+	"github.com/sharded-pg/sharded-pg/internal/hosts"
 	"github.com/sharded-pg/sharded-pg/registry"
 	"github.com/sharded-pg/sharded-pg/resolver"
 )
@@ -282,7 +283,7 @@ func (p *purge) dropDatabase(ctx context.Context) error {
 		// Not under the lock of on, which this session holds already.
 		cfg := p.admin.Copy()
 		cfg.Database = p.tenant.Database
-		inside, err := pgx.ConnectConfig(ctx, cfg)
+		inside, err := hosts.Connect(ctx, cfg)
 		if err != nil {
 			return connerr.Failed(err)
 		}
