@@ -209,7 +209,8 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 
 // ShardDB returns a plain *sql.DB on a shard's admin connection string: for migrations and other work that belongs to no
 // tenant. No tenant's settings are in force on it, so what it may see is up to its login. Each call is logged with its
-// reason and counted. Closing the connector closes it; the caller must not.
+// reason and counted. Connecting takes Config.ConnectTimeout at most, or the connect_timeout of the string. Closing the connector closes
+// it; the caller must not.
 func (c *Connector) ShardDB(shard, reason string) (*sql.DB, error) {
 	if reason == "" {
 		return nil, &Error{Stage: StageTenant, Shard: shard, Err: errors.New(
@@ -236,7 +237,7 @@ func (c *Connector) ShardDB(shard, reason string) (*sql.DB, error) {
 	if db := c.admin[key]; db != nil {
 		return db, nil
 	}
-	db, err := backend.OpenAdmin(record.AdminDSN)
+	db, err := backend.OpenAdmin(record.AdminDSN, c.cfg.ConnectTimeout)
 	if err != nil {
 		return nil, &Error{Stage: StageBackend, Shard: shard, Err: err}
 	}

@@ -409,15 +409,17 @@ func TestAStandbyTakesOverFromAPrimaryThatDoesNotAnswer(t *testing.T) {
 type named struct {
 	*testing.T
 	db     *sql.DB
+	admin  *sql.DB // its DSN leads to silent
 	server *pgtest.Server
 	silent net.Listener // takes connections and says nothing
 
-	mu    sync.Mutex
-	known []string // what the name stands for
-	tried []string // where connections were begun
+	mu       sync.Mutex
+	known    []string      // what the name stands for
+	resolver *net.Resolver // asked instead, if there is one
+	tried    []string      // where connections were begun
 }
 
-func newNamed(t *testing.T, limit time.Duration) *named {
+func newNamed(t *testing.T, host string, limit time.Duration) *named {
 	t.Helper()
 	n := &named{T: t}
 	var err error
@@ -433,18 +435,31 @@ func newNamed(t *testing.T, limit time.Duration) *named {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = n.silent.Close() })
 	n.stands(n.silent.Addr().String(), n.server.Addr())
+	at, to, err := net.SplitHostPort(n.silent.Addr().String())
+	require.NoError(t, err)
 	store, err := registry.NewStatic(registry.Fleet{
-		Shards:  []registry.Shard{{Name: "s1", DSN: "host=shard.internal port=" + port + " user=app dbname=postgres sslmode=disable"}},
+		Shards: []registry.Shard{{
+			Name: "s1", DSN: "host=" + host + " port=" + port + " user=app dbname=postgres sslmode=disable",
+			AdminDSN: "host=" + at + " port=" + to + " user=postgres dbname=postgres sslmode=disable",
+		}},
 		Plans:   []registry.Plan{{Name: "p", StatementTimeout: 10 * time.Second, WorkMemKB: 4 << 10, MaxConns: 4, Weight: 1}},
 		Tenants: []registry.Tenant{{ID: "t0", Shard: "s1", Plan: "p"}},
 	})
 	require.NoError(t, err)
 	connector, err := shardedpg.NewConnector(shardedpg.Config{
 		Store: store, MaxConns: 4, TenantShare: 1, ConnectTimeout: limit, ConfigureConn: func(_ string, cc *pgx.ConnConfig) error {
-			cc.LookupFunc = func(context.Context, string) ([]string, error) {
+			cc.LookupFunc = func(ctx context.Context, name string) ([]string, error) {
 				n.mu.Lock()
-				defer n.mu.Unlock()
-				return n.known, nil
+				known, resolver := n.known, n.resolver
+				n.mu.Unlock()
+				if resolver != nil {
+					return resolver.LookupHost(ctx, name)
+				}
+				if name == "stuck.internal" {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return known, nil
 			}
 			dial := cc.DialFunc
 			cc.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -459,6 +474,8 @@ func newNamed(t *testing.T, limit time.Duration) *named {
 	require.NoError(t, err)
 	n.db = sql.OpenDB(connector)
 	t.Cleanup(func() { _ = n.db.Close() })
+	n.admin, err = connector.ShardDB("s1", "test")
+	require.NoError(t, err)
 	return n
 }
 
@@ -500,7 +517,7 @@ func (n *named) again() {
 
 func TestASilentAddressOfAShardHasItsPartOfTheTime(t *testing.T) {
 	t.Parallel()
-	n := newNamed(t, 3*time.Second)
+	n := newNamed(t, "shard.internal", 3*time.Second)
 	silent, server := n.silent.Addr().String(), n.server.Addr()
 	require.NoError(t, n.ping(10*time.Second), "by a caller who waits")
 	require.Equal(t, []string{silent, server}, n.begun())
@@ -522,10 +539,54 @@ func TestASilentAddressOfAShardHasItsPartOfTheTime(t *testing.T) {
 // None of the callers waits for as long as an address may take.
 func TestASilentAddressOfAShardIsPassedByCallersInAHurry(t *testing.T) {
 	t.Parallel()
-	n := newNamed(t, 4*time.Second)
-	require.Eventually(t, func() bool { return n.ping(300*time.Millisecond) == nil }, 30*time.Second, time.Millisecond)
-	n.again()
-	require.NotContains(t, n.begun(), n.silent.Addr().String())
+	for _, host := range []string{"shard.internal", "stuck.internal,shard.internal"} {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			n := newNamed(t, host, 4*time.Second)
+			require.Eventually(t, func() bool { return n.ping(300*time.Millisecond) == nil }, 30*time.Second, time.Millisecond)
+			n.again()
+			require.NotContains(t, n.begun(), n.silent.Addr().String())
+		})
+	}
+}
+
+func TestAResolverThatHangsIsSaidToBeWhatHangs(t *testing.T) {
+	t.Parallel()
+	n := newNamed(t, "shard.internal", time.Second)
+	n.stands(n.server.Addr())
+	hole, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = hole.Close() })
+	ask := func(resolver *net.Resolver) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.resolver = resolver
+	}
+	ask(&net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", hole.LocalAddr().String())
+	}})
+	begun := time.Now()
+	err = n.ping(time.Minute)
+	require.Less(t, time.Since(begun), 30*time.Second, "the time to connect is for this as well")
+	require.ErrorIs(t, err, shardedpg.ErrShardUnavailable)
+	const says = `shard "s1": shard unavailable: .*lookup shard\.internal.*: i/o timeout; check that .* its DSN has the right host name`
+	require.Regexp(t, says, err.Error())
+	require.Eventually(t, func() bool { // by callers who do not wait for as long
+		err = n.ping(50 * time.Millisecond)
+		return err != nil && strings.Contains(err.Error(), "attempts to connect failed")
+	}, 20*time.Second, time.Millisecond)
+	require.Regexp(t, says, err.Error())
+	ask(nil)
+	require.Eventually(t, func() bool { return n.ping(time.Second) == nil }, 20*time.Second, time.Millisecond)
+}
+
+func TestWorkOfNoTenantDoesNotWaitForASilentShardForever(t *testing.T) {
+	t.Parallel()
+	n := newNamed(t, "shard.internal", time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.Error(t, n.admin.PingContext(ctx))
+	require.NoError(t, ctx.Err(), "the time to connect has ended it")
 }
 
 func TestATenantsOwnReadOnlyTransactionsMoveNobody(t *testing.T) {

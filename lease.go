@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -349,7 +350,12 @@ func backendError(err error, tenant, shard string) error {
 		return e
 	}
 	if !errors.Is(err, ErrUnsafeRole) && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, context.Canceled) {
-		e.Err = fmt.Errorf("%w: %w; check that the server is up and takes connections", ErrShardUnavailable, err)
+		check := "check that the server is up and takes connections"
+		var dns *net.DNSError
+		if errors.As(err, &dns) {
+			check += ", that its DSN has the right host name, and that the resolver answers"
+		}
+		e.Err = fmt.Errorf("%w: %w; %s", ErrShardUnavailable, err, check)
 		e.RetryAfter = time.Second
 		var down *backend.DownError
 		if errors.As(err, &down) && down.RetryAfter > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -193,11 +194,20 @@ func patiently(server *heard, result <-chan attempt, end func()) attempt {
 			end()
 			a := <-result
 			if errors.Is(a.err, context.Canceled) && !foreign(a.err) { // the shard's failure, and no caller's wish
-				a.err = cause(context.DeadlineExceeded)
+				a.err = silent(a.err)
 			}
 			return a
 		}
 	}
+}
+
+// silent is what an attempt failed with that was ended because nothing was heard.
+func silent(err error) error {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && errors.Is(dns, context.Canceled) {
+		return &net.DNSError{UnwrapErr: context.DeadlineExceeded, Err: "i/o timeout", Name: dns.Name, Server: dns.Server, IsTimeout: true}
+	}
+	return cause(context.DeadlineExceeded)
 }
 
 // guarded makes an error of a panic in one of the program's hooks: on this goroutine, it would end the program.

@@ -106,6 +106,9 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 		cc.RuntimeParams["application_name"] = askName
 	}
 	server := heardOf(ctx)
+	if hosts.Count(&cc.Config) > 1 { // nor does a lookup that hangs take the turn of the other hosts
+		server.others.Store(int64(p.cfg.ConnectTimeout))
+	}
 	addresses, others := p.host.Share(ctx, &cc.Config, p.cfg.ConnectTimeout)
 	server.others.Store(int64(others))
 	server.now()
@@ -290,16 +293,16 @@ func cause(err error) error {
 	if errors.As(err, &server) {
 		return server
 	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) { // also when it took too long: nobody has asked the server
+		return dns
+	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("connecting: %w", errors.Join(ctxError(err)))
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		return op
-	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
-		return dns
 	}
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) { // what is left is wrong with TLS, with target_session_attrs, or with who answers

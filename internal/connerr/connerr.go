@@ -4,6 +4,7 @@ package connerr
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -47,6 +48,10 @@ func Failed(err error) error {
 type reasons []error
 
 func once(err error) error {
+	var dns *net.DNSError
+	if inner := errors.Unwrap(err); inner != nil && errors.As(inner, &dns) { // each name says by itself that it does not resolve
+		err = inner
+	}
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok { // a name that is not known: pgx looks it up for each attempt, and has the answers below one text
 		if joined, ok = errors.Unwrap(err).(interface{ Unwrap() []error }); !ok {

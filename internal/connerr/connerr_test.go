@@ -70,3 +70,18 @@ func TestWhatAServerAnsweredIsKept(t *testing.T) {
 	other := errors.New("other")
 	require.Equal(t, other, connerr.Reason(other))
 }
+
+func TestEachNameThatDoesNotResolveIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	cfg, err := pgx.ParseConfig("host=one,two user=nobody dbname=secret") // with TLS, and without
+	require.NoError(t, err)
+	cfg.LookupFunc = func(_ context.Context, name string) ([]string, error) {
+		return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+	}
+	_, err = pgx.ConnectConfig(t.Context(), cfg)
+	for _, says := range []func(error) error{connerr.Reason, connerr.Hosts} {
+		require.EqualError(t, says(err), "lookup one: no such host; lookup two: no such host")
+		var dns *net.DNSError
+		require.ErrorAs(t, says(err), &dns)
+	}
+}

@@ -328,3 +328,53 @@ func TestANameThatDoesNotResolveLeavesTheOthers(t *testing.T) {
 	require.ErrorContains(t, err, "lookup nowhere: no such host")
 	require.ErrorContains(t, err, "lookup db: no such host")
 }
+
+func TestANameWhoseLookupHangsLeavesTimeForTheOthers(t *testing.T) {
+	t.Parallel()
+	server := start(t, pgtest.Options{Name: "looked up"})
+	cc := parse(t, "user=postgres dbname=postgres sslmode=disable host=stuck,db")
+	cc.LookupFunc = func(ctx context.Context, name string) ([]string, error) {
+		if name == "stuck" {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return []string{server.Addr()}, nil
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	new(hosts.Memory).Share(ctx, cc, hosts.Limit)
+	conn, err := pgconn.ConnectConfig(ctx, cc)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+}
+
+func TestAServerThatIsSilentIsNotWaitedForForever(t *testing.T) {
+	t.Parallel()
+	for dsn, want := range map[string]time.Duration{
+		"host=db sslmode=disable": hosts.Limit, "host=db": hosts.Limit, "host=db sslmode=disable connect_timeout=3": 3 * time.Second,
+		"host=stuck": hosts.Limit,
+	} {
+		t.Run(dsn, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				cfg, err := pgx.ParseConfig(dsn)
+				require.NoError(t, err)
+				cfg.LookupFunc = func(ctx context.Context, name string) ([]string, error) {
+					if name == "stuck" {
+						<-ctx.Done()
+					}
+					return []string{"127.0.0.1"}, ctx.Err()
+				}
+				cfg.DialFunc = func(context.Context, string, string) (net.Conn, error) {
+					near, far := net.Pipe()
+					t.Cleanup(func() { _ = far.Close() })
+					return near, nil
+				}
+				begun := time.Now()
+				_, err = hosts.Connect(t.Context(), cfg)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.Equal(t, want, time.Since(begun))
+			})
+		})
+	}
+}

@@ -39,21 +39,34 @@ func Count(cc *pgconn.Config) int {
 	return len(names)
 }
 
-// Connect makes a connection that is one of its own, within [Limit] or what is left of ctx.
+// Connect makes a connection that is one of its own, within what is left of ctx and, unless the connection string has a
+// connect_timeout, within [Limit].
 func Connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 	cfg = cfg.Copy()
-	new(Memory).Share(ctx, &cfg.Config, Limit)
+	new(Memory).Bound(ctx, &cfg.Config, Limit)
 	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// Bound is [Memory.Share] for connections that nothing else may bound: a single address has limit, too.
+func (m *Memory) Bound(ctx context.Context, cc *pgconn.Config, limit time.Duration) {
+	m.Share(ctx, cc, limit)
+	if cc.ConnectTimeout == 0 {
+		cc.ConnectTimeout = limit
+	}
 }
 
 // Share looks up the hosts of cc, which is for one connection, and bounds the time that is spent on each address, so that one which
 // does not answer leaves some of limit, or of ctx, for the next. It begins with the address that took the last connection, and then
 // remembers where cc ended up. It returns how many addresses there are, and for how long the last of them may have to wait for its turn.
 func (m *Memory) Share(ctx context.Context, cc *pgconn.Config, limit time.Duration) (addresses int, others time.Duration) {
-	tries := lookup(ctx, cc)
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline))
+	left := func() time.Duration {
+		if deadline, ok := ctx.Deadline(); ok {
+			return min(limit, time.Until(deadline))
+		}
+		return limit
 	}
+	tries := lookup(ctx, cc, left())
+	limit = left()
 	chosen := cc.ValidateConnect != nil
 	m.sort(tries, chosen)
 	addresses = apply(cc, tries)

@@ -2,7 +2,9 @@ package hosts
 
 import (
 	"context"
+	"errors"
 	"net"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -17,13 +19,21 @@ type try struct {
 
 func (t try) of() host { return host{t.Host, t.Port} }
 
-// lookup returns what pgx would try, in its order. It asks once for each name.
-func lookup(ctx context.Context, cc *pgconn.Config) (tries []try) {
+// lookup returns what pgx would try, in its order. It asks once for each name. Of several names, one whose lookup hangs leaves some of
+// limit for the others.
+func lookup(ctx context.Context, cc *pgconn.Config, limit time.Duration) (tries []try) {
 	type answer struct {
 		found []string
 		err   error
 	}
 	answers := make(map[string]answer)
+	each := limit
+	if n := Count(cc); n > 1 {
+		each = limit / time.Duration(n+1)
+		if cc.ConnectTimeout > 0 {
+			each = min(each, cc.ConnectTimeout)
+		}
+	}
 	for _, h := range of(cc) {
 		network, address := pgconn.NetworkAddress(h.Host, h.Port)
 		if network == "unix" {
@@ -32,7 +42,7 @@ func lookup(ctx context.Context, cc *pgconn.Config) (tries []try) {
 		}
 		a, asked := answers[h.Host]
 		if !asked {
-			a.found, a.err = cc.LookupFunc(ctx, h.Host)
+			a.found, a.err = ask(ctx, cc, h.Host, each)
 			answers[h.Host] = a
 		}
 		if a.err != nil || len(a.found) == 0 {
@@ -48,6 +58,18 @@ func lookup(ctx context.Context, cc *pgconn.Config) (tries []try) {
 		}
 	}
 	return tries
+}
+
+// ask looks up one name, which its error has.
+func ask(ctx context.Context, cc *pgconn.Config, name string, limit time.Duration) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	found, err := cc.LookupFunc(ctx, name)
+	var named *net.DNSError
+	if err != nil && !errors.As(err, &named) { // of a LookupFunc that is the program's
+		err = &net.DNSError{UnwrapErr: err, Err: err.Error(), Name: name, IsTimeout: errors.Is(err, context.DeadlineExceeded)}
+	}
+	return found, err
 }
 
 // apply has pgx make these tries, which are sorted by address, and returns how many addresses there are. pgx asks for the name of
