@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	shardedpg "github.com/sharded-pg/sharded-pg"
@@ -374,6 +375,44 @@ func TestAServerThatRefusesALoginIsNotDead(t *testing.T) {
 		require.False(t, f.backends("s1").Down, "%v", err)
 	}
 	f.requireNotes(f.b, f.db, notesOfB)
+}
+
+// Commands such as ALTER DATABASE … SET TABLESPACE keep all who connect to a database, for as long as they take.
+func TestADatabaseThatKeepsWhoConnectsIsNoDeadShard(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{
+		config: func(c *shardedpg.Config) { c.MaxConns = 8 },
+		routes: func(f *fleet, routes map[string]*resolver.Route) {
+			routes[tenantA].Model, routes[tenantA].Database = resolver.ModelDatabase, f.server.NewDatabase(t)
+		},
+	})
+	f.requireNotes(f.b, f.db, notesOfB)
+	name := f.store.routes[tenantA].Database
+	_, err := f.su.Exec(t.Context(), "begin; alter database "+name+" rename to "+name+"_")
+	require.NoError(t, err)
+	var over atomic.Bool
+	var callers sync.WaitGroup
+	for range 3 {
+		callers.Go(func() {
+			for !over.Load() {
+				ctx, cancel := context.WithTimeout(f.a, 500*time.Millisecond)
+				_, err := f.db.ExecContext(ctx, "select 1")
+				cancel()
+				assert.Error(t, err)
+			}
+		})
+	}
+	for f.backends("s1").ConnectErrors < 7 {
+		f.requireNotes(f.b, f.db, notesOfB)
+		require.NoError(t, sleepOnServer(f.su))
+	}
+	over.Store(true)
+	callers.Wait()
+	require.Zero(t, f.backends("s1").Outages)
+	_, err = f.su.Exec(t.Context(), "rollback")
+	require.NoError(t, err)
+	_, err = f.db.ExecContext(f.a, "select 1")
+	require.NoError(t, err)
 }
 
 // noSession fails while the driver has a session on the server.

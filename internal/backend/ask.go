@@ -39,7 +39,7 @@ func (p *Pool) ask(key Key, s rls.Settings) {
 			a = <-late
 		}
 		discard(a.made)
-		if a.err == nil || answered(a.err) || foreign(a.err) {
+		if a.err == nil || answered(a.err) || foreign(a.err) || p.breaker.pulse.felt() {
 			return
 		}
 	}

@@ -48,12 +48,28 @@ type breaker struct {
 	down    atomic.Pointer[time.Time] // when it was last found dead; nil while it is not
 	probing atomic.Int64              // attempts under way that are to tell
 	outages atomic.Int64
+	pulse   pulse
+}
+
+// pulse is when the server last said something on any connection to it.
+type pulse struct {
+	begun time.Time
+	last  atomic.Int64 // nanoseconds since
+}
+
+func (p *pulse) beat() { p.last.Store(int64(time.Since(p.begun))) }
+
+// felt reports whether that was so lately that the server is alive: a database of which a maintenance command keeps all who connect is one
+// tenant's trouble. A dead server is silent everywhere.
+func (p *pulse) felt() bool {
+	last := p.last.Load()
+	return last > 0 && time.Since(p.begun)-time.Duration(last) < patience
 }
 
 // newBreaker calls changed with what the last attempt met with when the shard is found dead, and with nil when it is back.
 // It must return at once.
 func newBreaker(changed func(error)) *breaker {
-	b := &breaker{}
+	b := &breaker{pulse: pulse{begun: time.Now()}}
 	b.b = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:     probeAfter,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
@@ -144,7 +160,7 @@ func (b *breaker) try(ctx context.Context, instead <-chan *Backend, connect func
 		switch {
 		case err == nil || answered(err):
 			done(nil)
-		case foreign(err):
+		case foreign(err), silent(err) && b.pulse.felt():
 			done(errNothingLearned)
 		default:
 			b.last.Store(&err)
@@ -194,15 +210,15 @@ func patiently(server *heard, result <-chan attempt, end func()) attempt {
 			end()
 			a := <-result
 			if errors.Is(a.err, context.Canceled) && !foreign(a.err) { // the shard's failure, and no caller's wish
-				a.err = silent(a.err)
+				a.err = gaveUp(a.err)
 			}
 			return a
 		}
 	}
 }
 
-// silent is what an attempt failed with that was ended because nothing was heard.
-func silent(err error) error {
+// gaveUp is what an attempt failed with that was ended because nothing was heard.
+func gaveUp(err error) error {
 	var dns *net.DNSError
 	if errors.As(err, &dns) && errors.Is(dns, context.Canceled) {
 		return &net.DNSError{UnwrapErr: context.DeadlineExceeded, Err: "i/o timeout", Name: dns.Name, Server: dns.Server, IsTimeout: true}
@@ -239,4 +255,9 @@ func foreign(err error) bool {
 	var hook *hookError
 	var server *pgconn.PgError
 	return errors.As(err, &hook) || errors.As(err, &server) && pooler(server)
+}
+
+// silent reports whether an attempt failed because the server said nothing.
+func silent(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

@@ -128,7 +128,7 @@ func (p *Pool) connect(ctx context.Context, key Key, s *rls.Settings, defaults b
 		// Each address that pgx tries has a wire of its own: pgx may still be saying goodbye to the one before.
 		w = &wire{
 			lanes: &p.lanes, guard: guard{p.cfg.Strict, p.cfg.Allow}, verdicts: p.verdicts,
-			stmts: make(map[string]sqllex.Verdict), defs: defs, server: server,
+			stmts: make(map[string]sqllex.Verdict), defs: defs, server: server, pulse: &p.breaker.pulse,
 		}
 		return wrapWrites(w, next, pooled)(ctx, cfg, conn)
 	}

@@ -54,8 +54,11 @@ func (w *wire) fill() error {
 		w.slot.End()
 	}
 	w.end += n
-	if n > 0 && w.server != nil {
+	switch {
+	case n > 0 && w.server != nil:
 		w.server.now()
+	case n > 0 && w.pulse != nil:
+		w.pulse.beat()
 	}
 	w.sort()
 	if w.lo == w.hi && w.fault != nil {

@@ -19,6 +19,7 @@ type wire struct {
 	w io.Writer
 
 	server    *heard    // told of each answer; nil once connected and verified
+	pulse     *pulse    // told of each answer from then on; may be nil
 	on, whole bool      // connected and verified (before, bytes pass as they are); and whatever pgx writes comes here
 	proto     *protocol // nil until on
 	verdicts  *sqllex.Cache
