@@ -184,6 +184,9 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 	}
 	for old, s := range c.shards { // a new connection string replaces the old one
 		if old.name == key.name {
+			if !c.routes.Fresh(r.Tenant) { // a registry that is down does not know of a new one: it may be that of before
+				return s, nil
+			}
 			delete(c.shards, old)
 			go s.pool.Close()
 			c.routes.Flush() // others that still lead there would each put it back, if the word of the change was lost

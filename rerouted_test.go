@@ -124,6 +124,26 @@ func TestTheAddressOfBeforeIsNotPutBack(t *testing.T) {
 	}
 }
 
+// TestAStaleRouteDoesNotPutTheAddressOfBeforeBack: of two tenants one was not asked for between the change and the outage of the registry.
+func TestAStaleRouteDoesNotPutTheAddressOfBeforeBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 4 }})
+	f.requireOwnRows()
+	f.store.readdress()
+	f.store.handler.Flush()
+	f.requireNotes(f.b, f.db, notesOfB)
+	f.store.mu.Lock()
+	f.store.down = errors.New("down")
+	f.store.mu.Unlock()
+	f.store.handler.Flush()
+	pid := f.pid(f.b, f.db)
+	for range 3 {
+		f.requireNotes(f.a, f.db, notesOfA)
+		require.Equal(t, "readdressed", value[string](t, f.a, f.db, "show application_name"))
+		require.Equal(t, pid, f.pid(f.b, f.db))
+	}
+}
+
 // TestAConnThatHasLostItsConnectionLooksAgainWhereItsTenantLives: of its session nothing is left that would have to be there.
 func TestAConnThatHasLostItsConnectionLooksAgainWhereItsTenantLives(t *testing.T) {
 	t.Parallel()

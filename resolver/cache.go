@@ -188,6 +188,12 @@ func (c *Cache) stale(known *entry, cause error) (*Route, error) {
 	return known.route, nil
 }
 
+// Fresh reports whether the tenant's route is what the source says, as far as anybody knows, and not a stale one.
+func (c *Cache) Fresh(tenant string) bool {
+	known, ok := c.routes.Peek(tenant)
+	return ok && c.now() < known.freshUntil && known.generation == c.generation.Load()
+}
+
 // Invalidate makes the next Resolve of the tenant ask the source. A lookup that is under way does not count as that: it
 // may have been answered before the change. The old route stays usable as a stale one.
 func (c *Cache) Invalidate(tenant string) {

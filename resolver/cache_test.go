@@ -212,8 +212,11 @@ func TestCacheServesStaleWhileSourceIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, cache := newCache(t, resolver.CacheConfig{TTL: time.Minute, StaleFor: time.Hour, Backoff: time.Second})
 		resolveEpoch(t, cache, "acme")
+		require.True(t, cache.Fresh("acme"))
+		require.False(t, cache.Fresh("globex"))
 		src.fails(errDown)
 		time.Sleep(time.Minute)
+		require.False(t, cache.Fresh("acme"))
 		for range 100 {
 			require.EqualValues(t, 1, resolveEpoch(t, cache, "acme"))
 		}
