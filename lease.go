@@ -26,7 +26,7 @@ type lease struct {
 	settings rls.Settings
 	deadline time.Time // of the context that the timeout in force was made for
 	outside  bool      // the next statement runs outside a transaction block, and only that one
-	counted  bool      // the next statement has been counted when it was prepared
+	counted  bool      // the next statement has been counted, when it was prepared or when it was sent before
 }
 
 func (l *lease) held() bool { return l.route != nil }
@@ -164,6 +164,7 @@ func (c *Conn) release() {
 func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 	l := &c.lease
 	if l.backend == nil {
+		c.count(ctx)
 		return c.replace(ctx)
 	}
 	b := l.backend
@@ -186,12 +187,17 @@ func (c *Conn) held(ctx context.Context) (*backend.Backend, error) {
 	if l.setDeadline(ctx) {
 		b.SetTimeout(l.settings.TimeoutMS)
 	}
-	if !l.counted && (!c.tx.open || c.tx.statements > 0) { // BeginTx has counted the first statement of its transaction
-		l.slot.Count(ctx)
-	}
-	l.counted = false
+	c.count(ctx)
 	c.tx.statements++
 	return b, nil
+}
+
+// count counts a statement on a connection that is held.
+func (c *Conn) count(ctx context.Context) {
+	if !c.lease.counted && (!c.tx.open || c.tx.statements > 0) { // BeginTx has counted the first statement of its transaction
+		c.lease.slot.Count(ctx)
+	}
+	c.lease.counted = false
 }
 
 // replace takes another backend for a lease that has lost its own, which holds the slot until the server has let go of it. A

@@ -457,3 +457,14 @@ func TestSlotsKeepTheQueueOutOfPgBouncer(t *testing.T) {
 		}
 	}
 }
+
+func TestAStatementThatIsSentTwiceIsCountedOnce(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{routes: func(_ *fleet, routes map[string]*resolver.Route) {
+		routes[tenantA].Plan.Rate, routes[tenantA].Plan.Burst = 0.001, 2
+	}})
+	f.exec(f.a, f.db, "vacuum probe") // refuses the transaction that it is sent in first
+	f.exec(f.a, f.db, "select 1")
+	_, err := f.db.ExecContext(f.a, "select 1")
+	require.ErrorIs(t, err, shardedpg.ErrRateLimited)
+}

@@ -16,6 +16,7 @@ import (
 func (c *Conn) failed(ctx context.Context, err error, try int) error {
 	if err = c.verdict(ctx, err, try); err == nil {
 		c.tx.statements--
+		c.lease.counted = true
 	}
 	return err
 }
