@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -15,6 +16,8 @@ import (
 type commands struct {
 	Registry string `env:"SHARDEDPG_REGISTRY" placeholder:"DSN" help:"The registry's PostgreSQL URL or keyword/value string, the one that programs open. Other users of this machine see command lines: prefer the environment."`
 	Output   string `short:"o" enum:"table,json" default:"table" help:"table for people, json for programs."`
+
+	Version kong.VersionFlag `help:"Print the version of this command."`
 
 	RegistryCommands struct {
 		Init     registryInit     `cmd:"" help:"Create the registry's tables, or bring them to this version."`
@@ -122,7 +125,16 @@ func newParser(grammar *commands) (*kong.Kong, error) {
 		kong.Description("Runs a fleet of sharded-pg: shards, tenants and plans in the registry."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.PostBuild(addExamples),
+		kong.Vars{"version": version()},
 	)
+}
+
+// version is that of the module, or the commit that it was built from.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return "shardedpg " + info.Main.Version + " " + info.GoVersion
+	}
+	return "shardedpg"
 }
 
 // parseError says where help is. It quotes no stray argument that may be part of a DSN whose quotes were forgotten.

@@ -84,6 +84,13 @@ func TestErrorsSayWhatToDoAndNameNoSecret(t *testing.T) {
 	}
 }
 
+func TestTheVersionIsThatOfTheBuild(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command(binary, "--version").Output()
+	require.NoError(t, err)
+	require.Regexp(t, `^shardedpg (\(devel\)|v\S+) go1\.\S+\n$`, string(out))
+}
+
 func TestBashCompletesCommandsAndTheirFlags(t *testing.T) {
 	t.Parallel()
 	script, err := exec.Command(binary, "completion", "bash").Output()
@@ -94,7 +101,7 @@ func TestBashCompletesCommandsAndTheirFlags(t *testing.T) {
 		require.NoError(t, err)
 		return strings.TrimSpace(string(out))
 	}
-	require.Equal(t, "registry shard tenant top plan rls completion --help --registry --output", complete(""))
+	require.Equal(t, "registry shard tenant top plan rls completion --help --registry --output --version", complete(""))
 	require.Equal(t, "disable", complete("tenant", "dis"))
 	require.Equal(t, "disable", complete("-o", "json", "tenant", "dis"))
 	require.Equal(t, "--strategy", complete("tenant", "add", "acme", "--strateg"))
