@@ -33,23 +33,18 @@ type Connector struct {
 	watching sync.WaitGroup
 
 	mu     sync.RWMutex
-	shards map[shardKey]*shard
+	shards map[string]*shard // by name
 	admin  map[string]*sql.DB
 	closed bool
 
 	adminOpened atomic.Int64
 }
 
-// shardKey holds the connection string as well: a changed one is another set of connections.
-type shardKey struct{ name, dsn string }
-
-func keyOf(r *resolver.Route) shardKey { return shardKey{r.Shard.Name, r.Shard.DSN} }
-
-// shard is the driver's side of a shard: its slots and its connections.
+// shard is the driver's side of a shard: its slots and its connections. A changed connection string is another set of them.
 type shard struct {
-	name  string
-	slots *limits.Slots
-	pool  *backend.Pool
+	name, dsn string
+	slots     *limits.Slots
+	pool      *backend.Pool
 }
 
 var (
@@ -64,7 +59,7 @@ func NewConnector(cfg Config) (*Connector, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	c := &Connector{cfg: cfg, store: cfg.Store, shards: make(map[shardKey]*shard), admin: make(map[string]*sql.DB)}
+	c := &Connector{cfg: cfg, store: cfg.Store, shards: make(map[string]*shard), admin: make(map[string]*sql.DB)}
 	if cfg.Signed {
 		file, err := rls.OpenKeyFile(cfg.KeyFile, func(err error) {
 			cfg.Logger.Error("the key file has changed and cannot be read; the keys of before stay in use", "error", err)
@@ -151,9 +146,8 @@ func (c *Connector) Close() error {
 
 // shard returns the slots and connections of a route's shard, made on first use.
 func (c *Connector) shard(r *resolver.Route) (*shard, error) {
-	key := keyOf(r)
 	c.mu.RLock()
-	s, closed := c.shards[key], c.closed
+	s, closed := c.known(r), c.closed
 	c.mu.RUnlock()
 	if s != nil {
 		return s, nil
@@ -179,22 +173,16 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 	if c.closed {
 		return nil, errClosed
 	}
-	if s := c.shards[key]; s != nil {
+	if s := c.known(r); s != nil {
 		return s, nil
 	}
-	for old, s := range c.shards { // a new connection string replaces the old one
-		if old.name == key.name {
-			if !c.routes.Fresh(r.Tenant) { // a registry that is down does not know of a new one: it may be that of before
-				return s, nil
-			}
-			delete(c.shards, old)
-			go s.pool.Close()
-			c.routes.Flush() // others that still lead there would each put it back, if the word of the change was lost
-			s.slots.Close()  // who waits there goes to the new ones
-		}
+	if old := c.shards[r.Shard.Name]; old != nil {
+		go old.pool.Close()
+		c.routes.Flush()  // others that still lead there would each put it back, if the word of the change was lost
+		old.slots.Close() // who waits there goes to the new ones
 	}
 	s = &shard{
-		name: r.Shard.Name,
+		name: r.Shard.Name, dsn: r.Shard.DSN,
 		slots: limits.NewSlots(limits.Config{
 			Size: c.cfg.MaxConns, Share: c.cfg.TenantShare, Wait: c.cfg.AcquireTimeout,
 			TenantQueue: c.cfg.TenantQueue, ShardQueue: c.cfg.ShardQueue, Rates: c.cfg.RateLimiter,
@@ -206,8 +194,18 @@ func (c *Connector) shard(r *resolver.Route) (*shard, error) {
 			Changed: c.outageLog(r.Shard.Name), Life: c.life,
 		}),
 	}
-	c.shards[key] = s
+	c.shards[s.name] = s
 	return s, nil
+}
+
+// known returns the slots and connections that a route leads to, if there are any. Of a registry that is down the route is a stale one, and
+// another connection string may be that of before. With the mutex held.
+func (c *Connector) known(r *resolver.Route) *shard {
+	s := c.shards[r.Shard.Name]
+	if s == nil || s.dsn != r.Shard.DSN && c.routes.Fresh(r.Tenant) {
+		return nil
+	}
+	return s
 }
 
 // ShardDB returns a plain *sql.DB on a shard's admin connection string: for migrations and other work that belongs to no

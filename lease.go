@@ -310,7 +310,7 @@ func (c *Connector) lookAgain(ctx context.Context, tenant string, before *resolv
 	if errors.Is(err, ErrRegistryUnavailable) { // without it, what was known goes on
 		return before, true
 	}
-	return now, err == nil && keyOf(now) == keyOf(before)
+	return now, err == nil && now.Shard.Name == before.Shard.Name && now.Shard.DSN == before.Shard.DSN
 }
 
 func routeError(err error, tenant string) error {

@@ -2,6 +2,7 @@ package shardedpg_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,15 @@ func (s *memoryStore) readdress() {
 		now.Shard.DSN += " application_name=readdressed"
 		s.routes[tenant] = &now
 	}
+}
+
+// loseConnection has a *sql.Conn of tenant A lose its connection, by a statement that is cancelled.
+func (f *fleet) loseConnection(conn *sql.Conn) {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
+	defer cancel()
+	_, err := conn.ExecContext(ctx, "select pg_sleep(60)")
+	require.ErrorIs(f, err, context.DeadlineExceeded)
 }
 
 // oneStatement is what the rate of tenant A has room for: one that is counted again is refused.
@@ -167,12 +177,9 @@ func TestAConnThatHasLostItsConnectionLooksAgainWhereItsTenantLives(t *testing.T
 			f := newFleet(t, fleetOptions{})
 			conn := f.conn(f.a)
 			f.requireNotes(f.a, conn, notesOfA)
-			ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
-			defer cancel()
-			_, err := conn.ExecContext(ctx, "select pg_sleep(60)")
-			require.ErrorIs(t, err, context.DeadlineExceeded)
+			f.loseConnection(conn)
 			c.change(f)
-			_, err = conn.ExecContext(f.a, "insert into orders (note) values ('late')")
+			_, err := conn.ExecContext(f.a, "insert into orders (note) values ('late')")
 			require.ErrorIs(t, err, c.want)
 			require.Equal(t, c.want == nil, outside[bool](f, lateSQL))
 			if c.want == nil {
@@ -248,10 +255,7 @@ func TestAConnThatHasLostItsConnectionGoesOnAtTheNewAddress(t *testing.T) {
 	f := newFleet(t, fleetOptions{config: func(c *shardedpg.Config) { c.MaxConns = 2 }, routes: oneStatement})
 	conn := f.conn(f.a)
 	f.requireNotes(f.a, conn, notesOfA)
-	ctx, cancel := context.WithTimeout(f.a, 50*time.Millisecond)
-	defer cancel()
-	_, err := conn.ExecContext(ctx, "select pg_sleep(60)")
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	f.loseConnection(conn)
 	f.store.readdress()
 	f.store.handler.Flush()
 	f.requireNotes(f.b, f.db, notesOfB)

@@ -53,10 +53,8 @@ func once(err error) error {
 		err = inner
 	}
 	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok { // a name that is not known: pgx looks it up for each attempt, and has the answers below one text
-		if joined, ok = errors.Unwrap(err).(interface{ Unwrap() []error }); !ok {
-			return err
-		}
+	if !ok {
+		return err
 	}
 	var all reasons
 	for _, reason := range joined.Unwrap() {
