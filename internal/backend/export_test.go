@@ -84,6 +84,15 @@ func NewTestPool(conn *pgx.ConnConfig, most int, made func(ctx context.Context) 
 	return TestPool{p}
 }
 
+// Ask asks the server whether it is there.
+func (p TestPool) Ask(life context.Context) {
+	p.cfg.Life = life
+	p.ask(Key{}, rls.Settings{})
+}
+
+// Beat is what an answer on another connection does.
+func (p TestPool) Beat() { p.breaker.pulse.beat() }
+
 // GiveBack returns a backend that tenant has used.
 func (p TestPool) GiveBack(b *Backend, tenant string, slot Slot) {
 	b.wire.owner = tenant

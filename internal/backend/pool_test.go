@@ -197,3 +197,35 @@ func TestConnectionsOfBeforeADemotionAreNotHandedOut(t *testing.T) {
 		require.False(t, p.Outdated(other))
 	})
 }
+
+// Attempts that hear nothing do not count against a server that answers elsewhere, so none of them would be the last.
+func TestAServerThatAnswersElsewhereIsAskedOnce(t *testing.T) {
+	t.Parallel()
+	conn, err := pgx.ParseConfig("postgres://app@127.0.0.1:1/app")
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		alive    bool
+		attempts int
+	}{"alive": {true, 1}, "dead": {false, 3}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				attempts := 0
+				var p backend.TestPool
+				p = backend.NewTestPool(conn, 4, func(ctx context.Context) error {
+					attempts++
+					<-ctx.Done()
+					if c.alive {
+						p.Beat()
+					}
+					return ctx.Err()
+				}, func() {})
+				p.Ask(ctx)
+				require.Equal(t, c.attempts, attempts)
+				require.Equal(t, c.alive, p.Refuses() == nil)
+			})
+		})
+	}
+}
